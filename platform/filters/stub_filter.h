@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+// The seccomp program of systrap's stub processes.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include <linux/filter.h>
+
+#include "base/host/seccomp.h"
+
+namespace platform::filters {
+
+// Calls whose instruction is outside [text_base, text_base + 64 KiB) are the guest's: SIGSYS. From inside, the
+// rules of stub_rules() hold, and everything else kills the process.
+std::vector<sock_filter> build_stub_filter(uint64_t text_base);
+
+// What the stub's own code may call.
+const std::vector<base::SeccompRule>& stub_rules();
+
+}  // namespace platform::filters

@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: Apache-2.0
+// The platform: what runs guest code. A Platform makes AddressSpaces (the mappings that guest code sees) and
+// Contexts (one per guest thread), runs a context in an address space until it stops, and says why.
+// It knows nothing of tasks, files or system calls. Every platform passes tests/platform unchanged.
+//
+// Threads: executors (host threads of the sentry) call resume(), poll() and sleep(). A context is used by one
+// executor at a time (its task's fiber), but may move between executors while it is stopped.
+//
+// Memory: guest pages live in one memfd of the sandbox (`memory_fd`, given to create()); an address space maps
+// ranges of it. Mappings are a cache of what the sentry's mm decides: a platform may drop one at any time, the guest
+// then faults and the sentry maps it again. Offsets of the memfd are never used for a second purpose while
+// any address space that saw them lives (sentry/memory guarantees it), so that no platform has to prove
+// to anyone that an unmap has happened before a page is freed.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "abi/types/types.h"
+#include "base/core/result.h"
+#include "base/host/seccomp.h"
+#include "platform/interface/registers.h"
+
+namespace platform {
+
+class AddressSpace;
+
+enum class EventKind : uint8_t {
+  kNone,         // nothing new (spurious poll)
+  kSyscall,      // regs.orig_rax = number, arguments in rdi rsi rdx r10 r8 r9; rip is after the instruction
+  kFault,        // page fault at `address`; `access` says what was tried
+  kException,    // any other trap: `signo`, `si_code` and `address` as Linux would put them in siginfo
+  kInterrupted,  // stopped because of interrupt()
+  kDied,         // the host side of the address space is gone (killed by the host); the task must be killed
+};
+
+enum class AccessKind : uint8_t { kRead, kWrite, kExecute };
+
+struct Event {
+  EventKind kind = EventKind::kNone;
+  AccessKind access = AccessKind::kRead;
+  bool trapped = false;  // kSyscall: through a trap, so that patching the call site would help
+  int32_t signo = 0;
+  int32_t si_code = 0;
+  uint64_t address = 0;
+  uint64_t error_code = 0;  // x86 page-fault error code or trap number, for sigcontext
+  uint64_t trapno = 0;
+};
+
+// How a context goes on.
+enum class ResumeMode : uint8_t {
+  kSyscallReturn,  // only rax changed since the event (rcx, r11 as `syscall` leaves them): the fast way back
+  kFull,           // load every register from regs()
+};
+
+// One guest thread's machine state. Owned by its task; destroyed only while stopped, and before its
+// address space.
+class Context {
+ public:
+  virtual ~Context() = default;
+
+  // The general registers: a sentry-private copy, valid and writable while the context is stopped. fs_base and
+  // gs_base are part of it; set_fs_base() must be used to change fs_base.
+  virtual Registers& regs() = 0;
+  virtual void set_fs_base(uint64_t value) = 0;
+  virtual void set_gs_base(uint64_t value) = 0;
+
+  // Extended state. It usually stays in the CPU's registers of the host thread, so reading it may need a round
+  // trip: call save_xstate(); when it returns true the state is at xstate() at once; when false, the
+  // context must be resumed once and will stop again with kInterrupted, after which it is there.
+  virtual bool save_xstate() = 0;
+  // xstate_size() bytes in standard format; what the guest has after save_xstate() and until resume(). May be
+  // written at any time while the context is stopped. Before the first resume(): the initial state.
+  virtual std::span<uint8_t> xstate() = 0;
+  // The next resume(kFull) loads xstate() into the CPU. Without it the live registers stay as they are.
+  virtual void load_xstate() = 0;
+  // The same with the CPU's initial state (execve).
+  virtual void reset_xstate() = 0;
+
+  // Makes a running context stop soon with kInterrupted (or whatever else it does first). Any thread may call it,
+  // at any time; a context that is not running reports kInterrupted at its next resume() instead of entering
+  // the guest, unless clear_interrupt() is called first.
+  virtual void interrupt() = 0;
+  virtual void clear_interrupt() = 0;
+
+  // interrupt(), and the promise that the context is never resumed again. It also reaches a guest that evades
+  // interrupts: once every context of an address space is condemned (or destroyed), the platform may end it by force.
+  // Those that were running then report kDied.
+  virtual void condemn() = 0;
+
+  // Values that the stub may answer calls from in place (identity of the task, see InPlaceValues).
+  virtual void set_in_place(const struct InPlaceValues& values) = 0;
+
+  // How much of the time between the last resume() and its event, both in ticks of the time-stamp counter, the guest ran:
+  // without what waking host threads took. A hint, which a hostile guest can choose.
+  virtual uint64_t guest_ticks(uint64_t resumed, uint64_t stopped) const { return stopped - resumed; }
+
+  // Kept by the scheduler, in ticks: when the context was resumed last, and a moving average of how long the guest runs
+  // between events. Atomic because executors look at each other's contexts.
+  std::atomic<uint64_t> resumed_at{0}, pace{~uint64_t{0}};
+  // Whether its next event is likely to come within `soon` ticks. Longer ago it may have been resumed: it may wait for a CPU.
+  bool is_dense(uint64_t now, uint64_t soon) const {
+    return pace.load(std::memory_order_relaxed) < soon && now - resumed_at.load(std::memory_order_relaxed) < 8 * soon;
+  }
+
+  // Free for the sentry: the task that owns this context.
+  void* owner = nullptr;
+};
+
+// What getpid and kin return, so that a platform can answer them without a hand-off. `enabled` is off while the
+// task is traced, filtered or otherwise must see every call in the sentry.
+struct InPlaceValues {
+  bool enabled = false;
+  int32_t pid = 0, tid = 0, ppid = 0;
+  uint32_t uid = 0, euid = 0, gid = 0, egid = 0;
+  int32_t pgid = 0, sid = 0;
+};
+
+enum class Populate : uint8_t { kNo, kYes };  // kYes: the pages exist, put them into the page tables at once
+
+// The mappings of one guest address space. Calls queue; everything queued takes effect before any context of this
+// address space next returns to guest code through resume(), and at the latest when flush_running() has stopped and
+// restarted the running ones. Thread-safe (LockRank::kPlatform inside). Ranges are page-aligned and inside
+// [min_address(), max_address()) of the platform: violating that is a bug of the caller.
+class AddressSpace {
+ public:
+  virtual ~AddressSpace() = default;
+  // Maps [range) to the memfd from `offset`, MAP_SHARED | MAP_FIXED. prot.write asks for a mapping that may be
+  // written; without it the mapping can never be made writable from inside the guest.
+  virtual void map(abi::AddrRange range, uint64_t offset, abi::Prot prot, Populate populate) = 0;
+  virtual void unmap(abi::AddrRange range) = 0;
+  // Takes rights away or gives them on what is mapped in [range); pages not mapped stay unmapped.
+  virtual void protect(abi::AddrRange range, abi::Prot prot) = 0;
+  // For changes that other running threads of this address space must see before the caller goes on (none of
+  // the common calls need it): stops every running context; they apply the queue when they are resumed.
+  virtual void interrupt_running() = 0;
+  // A thread begins (+1) or ends (-1) to wait on the process-private futex word at `address`; begun before the word is
+  // compared. With it a platform can answer a wake that finds nobody. Atomic, any thread, no lock.
+  virtual void count_futex_waiter(abi::Addr address, int delta) { (void)address, (void)delta; }
+};
+
+// A system call instruction that trapped and could be entered through a trampoline instead. The sentry's mm owns
+// guest text, so it does the writing: it asks plan_patch() for the new bytes and writes them to a copy of the text page
+// that is mapped in place of the file's page. Edits are made in their order: each is complete, and nobody executes
+// it, before the one that leads there.
+struct PatchEdit {
+  abi::Addr start;        // first byte to replace
+  uint8_t bytes[8] = {};  // what to write there
+  uint8_t length = 0;
+};
+struct PatchPlan {
+  PatchEdit edits[2];
+  uint8_t count = 0;  // 0: leave this site alone
+};
+
+// How long resume_and_look() goes on: until `work` is not zero, or `ticks` of the time-stamp counter have passed.
+struct Look {
+  const std::atomic<uint32_t>& work;
+  uint64_t ticks;
+};
+
+class Platform {
+ public:
+  virtual ~Platform() = default;
+  virtual std::string_view name() const = 0;
+
+  // Guest addresses usable for mappings: [min_address(), max_address()).
+  virtual abi::Addr min_address() const = 0;
+  virtual abi::Addr max_address() const = 0;
+  // The address at which every address space already has the vDSO (code) with its data pages in front of it, or an
+  // empty range when the sentry must provide its own. Nothing may be mapped over vdso_range().
+  virtual abi::AddrRange vdso_range() const = 0;
+  virtual abi::Addr vdso_elf() const = 0;
+  // Parts of [min_address(), max_address()) that the platform uses itself: the guest cannot have them (as if something
+  // else were mapped there). Operations of AddressSpace skip them.
+  virtual std::span<const abi::AddrRange> reserved_ranges() const = 0;
+  virtual size_t xstate_size() const = 0;
+
+  // ENOMEM or EAGAIN when the host cannot give another process.
+  virtual base::Result<std::unique_ptr<AddressSpace>> create_address_space() = 0;
+  // A context for a new guest thread in `as` (which must outlive it). ENOMEM/EAGAIN.
+  virtual base::Result<std::unique_ptr<Context>> create_context(AddressSpace& as) = 0;
+
+  // Starts the context; returns at once. It shows up in poll() when it has stopped.
+  virtual void resume(Context& context, ResumeMode mode) = 0;
+  // The same, and looks for its next event for a little while: true when it has stopped (poll() will not report it,
+  // take_event() may be called). For executors that have nothing else to do and a core to themselves.
+  virtual bool resume_and_look(Context& context, ResumeMode mode, const Look& look) {
+    (void)look;
+    resume(context, mode);
+    return false;
+  }
+  // The answer to this stopped context's event will take longer: its host thread need not look for it.
+  virtual void relax(Context& context) { (void)context; }
+  // Fills `out` with contexts that have stopped since they were resumed; each is reported once. Any number of
+  // executors may poll; never blocks.
+  virtual size_t poll(std::span<Context*> out) = 0;
+  // What happened; regs() is up to date after it. Called once after poll() reported the context.
+  virtual Event take_event(Context& context) = 0;
+
+  // The calling thread is executor `index` (below PlatformConfig::cpus) from now on. A platform may tie it to a CPU, so that
+  // guests and the executor that answers them share one. Threads that never say so share index 0.
+  virtual void enter_executor(unsigned index) { (void)index; }
+  // The calling executor waits in the host for something (kYes) or is back (kNo): events on its CPU go to another one.
+  enum class Away : uint8_t { kNo, kYes };
+  virtual void set_away(Away away) { (void)away; }
+  // Before poll() is called again and again: events need not wake anybody. Ends with prepare_sleep().
+  virtual void start_looking() {}
+  // What the running contexts are doing, for an executor that has nothing to do.
+  struct Running {
+    size_t busy = 0;         // they compute: each wants a CPU
+    size_t dense = 0;        // their next event is likely to come within `soon` ticks
+    bool dense_here = false; // one of the latter was last seen on the calling executor's own CPU
+  };
+  virtual Running survey(uint64_t soon) const {
+    (void)soon;
+    return {running(), 0, false};
+  }
+
+  // Idle executors: token = prepare_sleep(); check poll() and the run queue once more; sleep(token, timeout).
+  // sleep() returns when a context stopped that this executor should see to, when wake() chose it since
+  // prepare_sleep(), or at the timeout (relative ns; negative: none). Spurious returns are allowed.
+  virtual uint32_t prepare_sleep() = 0;
+  virtual void sleep(uint32_t token, int64_t timeout_ns) = 0;
+  virtual void cancel_sleep() = 0;  // instead of sleep(), when the check found work
+  // Wakes one sleeping executor (if any sleeps), on the caller's CPU rather than elsewhere.
+  virtual void wake() = 0;
+  virtual void wake_all() = 0;
+
+  // `text` holds the guest bytes around a trapped system call, starting at `text_start`; `site` is the address of the
+  // instruction after it. The trampoline it makes works in every address space that has the same bytes at the same
+  // address (text of a file is mapped at one address per sandbox where possible). Platforms that do not patch
+  // return no edits.
+  virtual PatchPlan plan_patch(std::span<const uint8_t> text, abi::Addr text_start, abi::Addr site) = 0;
+  // Where the sentry should place executable file mappings so that trampolines reach them; empty: anywhere.
+  virtual abi::AddrRange text_window() const = 0;
+
+  // How many contexts are running guest code now.
+  virtual size_t running() const = 0;
+
+  struct Stats {
+    uint64_t in_place = 0, patched = 0, trapped = 0, slept = 0, faults = 0, host_map_calls = 0;
+  };
+  virtual Stats stats() const = 0;
+};
+
+struct PlatformConfig {
+  int memory_fd = -1;     // the sandbox's memfd, opened read-write
+  int memory_fd_ro = -1;  // the same file, opened read-only: what read-only mappings go through
+  unsigned cpus = 1;      // host CPUs that the sandbox may use: one means never spin
+};
+
+// A stage that runs before the sentry drops what it needs for making processes (fork, namespaces, ptrace). The
+// result is handed to create().
+class PlatformFactory {
+ public:
+  virtual ~PlatformFactory() = default;
+  virtual std::string_view name() const = 0;
+  // The host calls that the platform makes in the sentry at run time, for the sentry's own filter.
+  virtual std::vector<base::SeccompRule> host_calls() const = 0;
+  // Why this host cannot run it, or empty.
+  virtual std::string unavailable_reason() const = 0;
+  // Single-threaded sentry, before seccomp: forks whatever processes the platform starts from.
+  virtual base::Result<std::unique_ptr<Platform>> create(const PlatformConfig& config) = 0;
+};
+
+// platform/registry.cc alone names every platform. Null when there is none of that name.
+PlatformFactory* find_platform(std::string_view name);
+std::span<PlatformFactory* const> all_platforms();
+
+}  // namespace platform

@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <csignal>
+#include <cstring>
+
+#include <sched.h>
+#include <sys/syscall.h>
+
+#include "base/core/check.h"
+#include "platform/common/xstate.h"
+#include "platform/systrap/systrap.h"
+
+namespace platform::systrap {
+namespace {
+
+// A slot is shared with hostile code: each field is read once.
+template <typename T>
+T peek(const T& field) {
+  return __atomic_load_n(&field, __ATOMIC_RELAXED);
+}
+template <typename T, typename U>
+void poke(T& field, U value) {
+  __atomic_store_n(&field, static_cast<T>(value), __ATOMIC_RELAXED);
+}
+
+constexpr uint64_t kUserLimit = uint64_t{1} << 47;
+// Linux's FIX_EFLAGS and the always-one bit: what a guest may choose.
+constexpr uint64_t kUserFlags = 0x50dd5;
+constexpr uint64_t kFixedFlags = 0x202;
+
+uint64_t base_address(uint64_t value) { return value < kUserLimit ? value : 0; }
+
+}  // namespace
+
+SystrapContext::SystrapContext(SystrapPlatform& platform, SystrapAddressSpace& as, StubThread thread)
+    : platform_(platform), as_(as), thread_(thread), xstate_(host_xstate_size()) {
+  init_xstate(xstate_);
+  poke(thread_.slot->in_place.enabled, 0u);
+  in_place_seen_ = peek(thread_.slot->in_place_count);
+  slept_seen_ = peek(thread_.slot->slept_count);
+  base::MutexLock lock(as_.mu_);
+  as_.contexts_.push_back(this);
+}
+
+SystrapContext::~SystrapContext() {
+  CHECK(phase_.load() != kRunning);
+  as_.remove(this);  // waits for a command that this thread executes: it is made under the same lock
+}
+
+void SystrapContext::set_fs_base(uint64_t value) {
+  regs_.fs_base = value;
+  fs_changed_ = true;
+}
+
+void SystrapContext::set_gs_base(uint64_t value) {
+  regs_.gs_base = value;
+  gs_changed_ = true;
+  // The stub uses the gs base in patched calls.
+  if (value != 0) as_.use_slow_trampolines();
+}
+
+bool SystrapContext::save_xstate() {
+  if (fp_valid_ || !fp_live_) return true;
+  if (in_frame_) {
+    fetch_frame_fp();
+    return true;
+  }
+  want_fp_ = true;
+  return false;
+}
+
+void SystrapContext::reset_xstate() {
+  init_xstate(xstate_);
+  load_fp_ = fp_valid_ = true;
+}
+
+void SystrapContext::fetch_frame_fp() {
+  uint64_t offset = peek(thread_.slot->frame_offset);
+  size_t room = xstate_.size();
+  init_xstate(xstate_);
+  if (offset == kSlotXstate) {
+    std::memcpy(xstate_.data(), reinterpret_cast<const uint8_t*>(thread_.slot) + offset, room);
+  } else if (offset >= kSlotStack && offset <= kSlotSize - room && offset % 64 == 0) {
+    const auto* from = reinterpret_cast<const uint8_t*>(thread_.slot) + offset;
+    // _fpx_sw_bytes: the frame may be smaller than what the CPU could have.
+    uint32_t size;
+    std::memcpy(&size, from + 464 + 16, sizeof size);
+    std::memcpy(xstate_.data(), from, std::clamp<size_t>(size, 576, room));
+  }
+  sanitize_xstate(xstate_);
+  fp_valid_ = true;
+}
+
+void SystrapContext::interrupt() {
+  interrupt_.store(true);
+  if (phase_.load() == kRunning && !as_.process_->dead.load())
+    syscall(SYS_tgkill, as_.process_->pid, thread_.tid, kInterruptSignal);
+}
+
+void SystrapContext::condemn() {
+  interrupt();
+  base::MutexLock lock(as_.mu_);
+  condemned_ = true;
+  as_.kill_if_condemned();
+}
+
+void SystrapContext::set_in_place(const InPlaceValues& v) {
+  InPlaceSlot& to = thread_.slot->in_place;
+  poke(to.pid, v.pid);
+  poke(to.tid, v.tid);
+  poke(to.ppid, v.ppid);
+  poke(to.uid, v.uid);
+  poke(to.euid, v.euid);
+  poke(to.gid, v.gid);
+  poke(to.egid, v.egid);
+  __atomic_store_n(&to.enabled, v.enabled ? 1u : 0u, __ATOMIC_RELEASE);
+}
+
+uint64_t SystrapContext::guest_ticks(uint64_t resumed, uint64_t stopped) const {
+  const uint64_t from = std::max(resumed, peek(thread_.slot->woken_at));
+  const uint64_t posted = peek(thread_.slot->posted_at);
+  const uint64_t to = posted > resumed ? std::min(stopped, posted) : stopped;
+  return to > from ? to - from : 0;
+}
+
+// --- Events ---
+
+Event SystrapContext::read_event() {
+  const Slot& slot = *thread_.slot;
+  Event event;
+  if (want_fp_) {
+    // It only moved to a signal frame; the registers are here already.
+    want_fp_ = false;
+    in_frame_ = peek(slot.mode) == kModeFrame;
+    fetch_frame_fp();
+    event.kind = EventKind::kInterrupted;
+    return event;
+  }
+  uint32_t kind = peek(slot.event_kind);
+  in_frame_ = peek(slot.mode) == kModeFrame;
+  last_syscall_ = kind == kStubSyscall;
+  read_registers();
+  switch (kind) {
+    case kStubSyscall: event.kind = EventKind::kSyscall; break;
+    case kStubFault: event.kind = EventKind::kFault; break;
+    case kStubException: event.kind = EventKind::kException; break;
+    case kStubInterrupted:
+      event.kind = EventKind::kInterrupted;
+      interrupt_.store(false);
+      break;
+    default:
+      as_.process_->kill();
+      event.kind = EventKind::kDied;
+      return event;
+  }
+  if (kind == kStubSyscall || kind == kStubInterrupted) return event;
+  event.signo = peek(slot.signo);
+  event.si_code = peek(slot.si_code);
+  event.address = peek(slot.address);
+  event.error_code = peek(slot.error_code);
+  event.trapno = peek(slot.trapno);
+  if (event.signo < 1 || event.signo > 64) event.signo = SIGSEGV;
+  constexpr uint64_t kWriteFault = 2, kFetchFault = 16;
+  event.access = event.error_code & kFetchFault   ? AccessKind::kExecute
+                 : event.error_code & kWriteFault ? AccessKind::kWrite
+                                                  : AccessKind::kRead;
+  return event;
+}
+
+void SystrapContext::read_registers() {
+  const StubRegisters& r = thread_.slot->regs;
+  regs_.rax = peek(r.rax); regs_.rbx = peek(r.rbx); regs_.rcx = peek(r.rcx); regs_.rdx = peek(r.rdx);
+  regs_.rsi = peek(r.rsi); regs_.rdi = peek(r.rdi); regs_.rbp = peek(r.rbp); regs_.rsp = peek(r.rsp);
+  regs_.r8 = peek(r.r8); regs_.r9 = peek(r.r9); regs_.r10 = peek(r.r10); regs_.r11 = peek(r.r11);
+  regs_.r12 = peek(r.r12); regs_.r13 = peek(r.r13); regs_.r14 = peek(r.r14); regs_.r15 = peek(r.r15);
+  regs_.rip = peek(r.rip);
+  regs_.eflags = (peek(r.eflags) & kUserFlags) | kFixedFlags;
+  regs_.fs_base = peek(r.fs_base);
+  regs_.gs_base = peek(r.gs_base);
+  regs_.orig_rax = ~uint64_t{0};
+  if (auto rip = platform_.trampolines_.original(abi::Addr(regs_.rip))) regs_.rip = rip->value();
+  if (last_syscall_) {
+    regs_.orig_rax = regs_.rax;
+    regs_.rax = static_cast<uint64_t>(-int64_t{38});  // -ENOSYS, as Linux has it at this point
+    regs_.rcx = regs_.rip;
+    regs_.r11 = regs_.eflags;
+  }
+}
+
+// --- Replies ---
+
+void SystrapContext::write_reply(ResumeMode mode, bool all_published) {
+  Slot& slot = *thread_.slot;
+  poke(slot.batch_target, as_.published_.load(std::memory_order_acquire));
+  uint32_t flags = 0;
+  continuation_ = !all_published;
+  resumed_mode_ = mode;
+  if (continuation_) {
+    poke(slot.reply_op, kBatchOnly);
+    return;
+  }
+  if (want_fp_ && fp_live_) {
+    poke(slot.reply_op, kReportFp);
+    return;
+  }
+  want_fp_ = false;
+  if (load_fp_) {
+    sanitize_xstate(xstate_);
+    std::memcpy(reinterpret_cast<uint8_t*>(thread_.slot) + kSlotXstate, xstate_.data(), xstate_.size());
+  }
+  bool full = mode == ResumeMode::kFull || gs_changed_ || load_fp_ || !fp_live_;
+  if (full) {
+    write_registers();
+    if (load_fp_) flags |= kLoadFp;
+    else if (!fp_live_) flags |= kResetFp;
+  } else {
+    poke(slot.regs.rax, regs_.rax);
+    if (fs_changed_) {
+      poke(slot.regs.fs_base, base_address(regs_.fs_base));
+      flags |= kLoadFs;
+    }
+  }
+  fs_changed_ = gs_changed_ = load_fp_ = fp_valid_ = false;
+  fp_live_ = true;
+  poke(slot.reply_flags, flags);
+  poke(slot.reply_op, full ? kLoadAll : kReturn);
+}
+
+void SystrapContext::write_registers() {
+  StubRegisters& r = thread_.slot->regs;
+  poke(r.rax, regs_.rax); poke(r.rbx, regs_.rbx); poke(r.rcx, regs_.rcx); poke(r.rdx, regs_.rdx);
+  poke(r.rsi, regs_.rsi); poke(r.rdi, regs_.rdi); poke(r.rbp, regs_.rbp); poke(r.rsp, regs_.rsp);
+  poke(r.r8, regs_.r8); poke(r.r9, regs_.r9); poke(r.r10, regs_.r10); poke(r.r11, regs_.r11);
+  poke(r.r12, regs_.r12); poke(r.r13, regs_.r13); poke(r.r14, regs_.r14); poke(r.r15, regs_.r15);
+  poke(r.rip, regs_.rip);
+  poke(r.eflags, (regs_.eflags & kUserFlags) | kFixedFlags);
+  poke(r.fs_base, base_address(regs_.fs_base));
+  poke(r.gs_base, base_address(regs_.gs_base));
+}
+
+}  // namespace platform::systrap

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "platform/systrap/control_memory.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+
+namespace platform::systrap {
+
+ControlMemory::~ControlMemory() {
+  if (base_) munmap(base_, kSize);
+}
+
+base::HostResult<void> ControlMemory::init() {
+  fd_.reset(memfd_create("systrap", MFD_CLOEXEC));
+  if (!fd_) return base::HostErr(base::HostError::from_errno("memfd_create"));
+  if (ftruncate(fd_.get(), kSize) < 0) return base::HostErr(base::HostError::from_errno("ftruncate"));
+  void* p = mmap(nullptr, kSize, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd_.get(), 0);
+  if (p == MAP_FAILED) return base::HostErr(base::HostError::from_errno("mmap"));
+  madvise(p, kSize, MADV_DONTDUMP);
+  base_ = static_cast<char*>(p);
+  return {};
+}
+
+base::Result<uint64_t> ControlMemory::allocate_unit() {
+  base::MutexLock lock(mu_);
+  if (!free_.empty()) {
+    uint64_t offset = free_.back();
+    free_.pop_back();
+    return offset;
+  }
+  if (next_ + kUnitSize > kSize) return base::err(abi::Errno::kENOMEM);
+  uint64_t offset = next_;
+  next_ += kUnitSize;
+  return offset;
+}
+
+void ControlMemory::free_unit(uint64_t offset) {
+  // The next process must not read this one's registers.
+  fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset), kUnitSize);
+  base::MutexLock lock(mu_);
+  free_.push_back(offset);
+}
+
+}  // namespace platform::systrap

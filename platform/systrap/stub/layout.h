@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the sentry and a stub process share: the stub's corner of the address space and the structures in it.
+// Included by the freestanding stub and by the sentry's side; no libc.
+//
+// Everything here that a stub can write is hostile to the sentry: it is copied once, checked, then used.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "platform/systrap/stub/offsets.h"
+
+namespace platform::systrap {
+
+// --- The stub's corner: [base, base + kAreaSize) near the top of the address space, the same in all stubs. ---
+inline constexpr uint64_t kAreaSize = 0x2000'0000;
+inline constexpr uint64_t kVdsoOffset = 0;              // the host's vvar pages and vDSO
+inline constexpr uint64_t kVdsoRoom = 0x4'0000;
+inline constexpr uint64_t kTextOffset = 0x10'0000;      // the blob, r-x; 64 KiB aligned (the filter compares high bits)
+inline constexpr uint64_t kTextSize = 0x1'0000;
+inline constexpr uint64_t kDoorbellOffset = 0x20'0000;  // Doorbell, r--
+inline constexpr uint64_t kZygoteOffset = 0x21'0000;    // ZygoteBoard and the zygote's stack, zygote only
+inline constexpr uint64_t kRingOffset = 0x40'0000;      // HostOp ring, r--
+inline constexpr uint64_t kFutexesOffset = kRingOffset + 0x6000;  // FutexCounts, r--
+inline constexpr uint64_t kSharedOffset = kRingOffset + 0x7000;  // ProcessShared, rw-
+inline constexpr uint64_t kSlotsOffset = kRingOffset + 0x8000;   // thread slots, rw-
+inline constexpr uint64_t kSlotSize = SLOT_SIZE;
+inline constexpr uint64_t kMaxThreads = 8192;
+static_assert(kSlotsOffset + kMaxThreads * kSlotSize <= kAreaSize);
+static_assert(kSlotsOffset % kSlotSize == 0);
+
+// --- The control file: the doorbell, the zygote's board, trampolines, then units of 64 KiB. ---
+inline constexpr uint64_t kDoorbellFileOffset = 0;
+inline constexpr uint64_t kZygoteFileOffset = 0x1'0000;
+inline constexpr uint64_t kTrampolineFileOffset = 0x10'0000;
+inline constexpr uint64_t kUnitsFileOffset = 0x200'0000;
+inline constexpr uint64_t kUnitSize = 0x1'0000;
+// A process unit: ring (24 KiB), FutexCounts and ProcessShared (4 KiB each), slot 0 (32 KiB), in the order of the addresses above.
+inline constexpr uint64_t kUnitFutexes = 0x6000;
+inline constexpr uint64_t kUnitShared = 0x7000;
+inline constexpr uint64_t kUnitSlot = 0x8000;
+
+// Descriptors of a stub.
+inline constexpr int kFdMemory = 0;
+inline constexpr int kFdMemoryReadOnly = 1;
+inline constexpr int kFdControl = 2;
+inline constexpr int kFdBootSocket = 3;  // zygote, until the listener is handed over
+inline constexpr int kFdListener = 4;    // likewise
+
+inline constexpr int kInterruptSignal = 10;  // SIGUSR1
+
+// Slot::state. The low byte is who has the word. kSleeping: the stub thread waits on it in the host. kRelaxed: the
+// sentry has seen the event and will need a while, so there is no point in looking for the answer.
+enum SlotState : uint32_t {
+  kFresh = 0,    // the thread has not started yet
+  kEvent = 1,    // stub -> sentry: an event is in the slot
+  kRun = 2,      // sentry -> stub: do `reply_op`
+  kCommand = 3,  // sentry -> stub: do `command`, then kDone; the guest does not run
+  kDone = 4,     // stub -> sentry: command finished, or thread just started
+};
+inline constexpr uint32_t kSleeping = 0x8000'0000;
+inline constexpr uint32_t kRelaxed = 0x4000'0000;
+inline constexpr uint32_t kOwnerMask = 0xff;
+
+enum ReplyOp : uint32_t {
+  kReturn = 1,     // rax changed
+  kLoadAll = 2,    // every register from the slot
+  kReportFp = 3,   // move to a signal frame and report kInterrupted, so that the FP state is in memory
+  kBatchOnly = 4,  // work off the ring up to batch_target and report kStubBatchDone
+};
+enum ReplyFlags : uint32_t {
+  kLoadFs = 1,   // fs_base changed (kReturn; kLoadAll always loads it)
+  kLoadFp = 2,   // FP state from the slot's xstate area (kLoadAll)
+  kResetFp = 4,  // initial FP state (kLoadAll)
+};
+
+// Slot::event_kind beside the values of platform::EventKind (1..4 in this order).
+enum StubEvent : uint32_t {
+  kStubSyscall = 1,
+  kStubFault = 2,
+  kStubException = 3,
+  kStubInterrupted = 4,
+  kStubBatchDone = 16,
+};
+
+enum SlotMode : uint32_t { kModeFast = 0, kModeFrame = 1 };
+
+struct StubRegisters {
+  uint64_t rax, rbx, rcx, rdx, rsi, rdi, rbp, rsp, r8, r9, r10, r11, r12, r13, r14, r15, rip, eflags;
+  uint64_t fs_base, gs_base;
+};
+
+struct InPlaceSlot {
+  uint32_t enabled;
+  int32_t pid, tid, ppid;
+  uint32_t uid, euid, gid, egid;
+};
+
+// One guest thread's slot, at a multiple of kSlotSize: header, FP area, stack (which is also its signal stack).
+struct Slot {
+  uint32_t state;
+  uint32_t reply_op;
+  uint32_t reply_flags;
+  uint32_t event_kind;
+  uint64_t batch_target;
+  int32_t signo, si_code;
+  uint64_t address, error_code, trapno;
+  uint32_t mode;
+  uint32_t frame_offset;  // of the FP state in the slot, in kModeFrame
+
+  uint64_t recover;  // not 0: the stub does what may fault; where its stack was
+  uint32_t interrupt_pending;
+  uint32_t pad1;
+  uint64_t stack_top;
+  StubRegisters regs;
+  InPlaceSlot in_place;
+  uint32_t in_place_count, patched_count, trapped_count, slept_count;
+  uint32_t was_syscall;
+  uint32_t cpu;  // where it posted its last event: a hint
+  uint64_t woken_at, posted_at;  // time stamps of the last sleep's end and of the last event that rang: hints
+  // Call sites that trapped once and are answered in place: the sentry has had its chance to patch them.
+  uint64_t seen_site[64];
+
+  // kCommand: map a slot and clone a thread that runs on it.
+  uint64_t command_slot;    // address
+  uint64_t command_offset;  // in the control file
+  int64_t command_result;   // tid or -errno
+};
+inline constexpr uint64_t kSlotXstate = 0x1000;
+inline constexpr uint64_t kSlotXstateSize = 0x3000;
+inline constexpr uint64_t kSlotStack = 0x4000;
+static_assert(sizeof(Slot) <= 0x1000);
+static_assert(offsetof(Slot, recover) == SLOT_RECOVER && offsetof(Slot, interrupt_pending) == SLOT_PENDING);
+static_assert(offsetof(Slot, stack_top) == SLOT_STACK_TOP);
+static_assert(offsetof(Slot, regs.rax) == SLOT_RAX && offsetof(Slot, regs.rbx) == SLOT_RBX);
+static_assert(offsetof(Slot, regs.rcx) == SLOT_RCX && offsetof(Slot, regs.rdx) == SLOT_RDX);
+static_assert(offsetof(Slot, regs.rsi) == SLOT_RSI && offsetof(Slot, regs.rdi) == SLOT_RDI);
+static_assert(offsetof(Slot, regs.rbp) == SLOT_RBP && offsetof(Slot, regs.rsp) == SLOT_RSP);
+static_assert(offsetof(Slot, regs.r8) == SLOT_R8 && offsetof(Slot, regs.r15) == SLOT_R15);
+static_assert(offsetof(Slot, regs.rip) == SLOT_RIP && offsetof(Slot, regs.eflags) == SLOT_EFLAGS);
+
+// A change of mappings, in the ring that the stub reads only. Index = sequence number modulo kRingOps.
+enum HostOpKind : uint32_t { kOpMap = 1, kOpUnmap = 2, kOpProtect = 3 };
+struct HostOp {
+  uint64_t address, length, offset;
+  uint32_t kind;
+  uint16_t prot;      // PROT_*
+  uint8_t fd;         // kOpMap: which descriptor
+  uint8_t populate;
+};
+static_assert(sizeof(HostOp) == 32);
+inline constexpr uint64_t kRingOps = kUnitFutexes / sizeof(HostOp);
+
+// How many threads wait on private futex words, by a hash of the address; the sentry alone writes.
+struct FutexCounts {
+  uint32_t waiters[1024];
+  static constexpr uint64_t index(uint64_t address) { return (address >> 2 ^ address >> 12) % 1024; }
+};
+static_assert(sizeof(FutexCounts) == 4096);
+
+// Written by the threads of one stub process.
+struct ProcessShared {
+  uint32_t lock;     // 0 free, 1 held, 2 held and waited for
+  uint32_t dropped;  // times that all guest mappings were dropped because the host refused one
+  uint64_t done;     // sequence number: operations before it are done
+};
+
+// What one executor sleeps on. `asleep` is not zero from before its last look until it runs again. `away`: it waits in the
+// host for something else, so any other one may be rung instead.
+struct alignas(64) Bell {
+  uint32_t word;
+  uint32_t asleep;
+  uint32_t away;
+};
+inline constexpr uint32_t kMaxBells = 32;
+
+// Written by the sentry; every stub sees it read-only.
+struct Doorbell {
+  uint32_t lookers;      // executors that look at the slots all the time, each on a CPU of its own
+  uint32_t spin;         // iterations of `pause` to wait for the reply of one of those
+  uint32_t has_rdpid;
+  uint32_t bell_count;
+  uint64_t vdso_clock_gettime;  // address, 0: none
+  // The guest's part of the address space without the reserved ranges: what to unmap to start afresh.
+  struct Range {
+    uint64_t start, end;
+  } guest[4];
+  // Which executor to ring for an event on a CPU: the one that runs there.
+  uint8_t bell_of_cpu[512];
+  Bell bells[kMaxBells];
+};
+static_assert(sizeof(Doorbell) <= 4096);
+
+// Requests to the zygote: it is trusted, and no stub maps this.
+struct ZygoteBoard {
+  uint32_t requested;  // sentry
+  uint32_t completed;  // zygote
+  uint64_t unit[64];   // file offset of the process unit
+  int32_t pid[64];     // or -errno
+};
+
+// Handed to the zygote.
+struct ZygoteBoot {
+  uint64_t area;
+  uint64_t filter_count;
+  uint64_t filter;  // address of the BPF program
+  struct Zone {
+    uint64_t address, length, offset;
+  } zones[2];  // trampolines, r-x from the control file
+};
+
+}  // namespace platform::systrap

@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+// Offsets into Slot for the stub's assembly; layout.h asserts each of them.
+#pragma once
+
+#define SLOT_SIZE 0x8000
+#define SLOT_RECOVER 0x40
+#define SLOT_PENDING 0x48
+#define SLOT_STACK_TOP 0x50
+#define SLOT_RAX 0x58
+#define SLOT_RBX 0x60
+#define SLOT_RCX 0x68
+#define SLOT_RDX 0x70
+#define SLOT_RSI 0x78
+#define SLOT_RDI 0x80
+#define SLOT_RBP 0x88
+#define SLOT_RSP 0x90
+#define SLOT_R8 0x98
+#define SLOT_R9 0xa0
+#define SLOT_R10 0xa8
+#define SLOT_R11 0xb0
+#define SLOT_R12 0xb8
+#define SLOT_R13 0xc0
+#define SLOT_R14 0xc8
+#define SLOT_R15 0xd0
+#define SLOT_RIP 0xd8
+#define SLOT_EFLAGS 0xe0

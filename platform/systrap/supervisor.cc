@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "platform/systrap/supervisor.h"
+
+#include <cerrno>
+#include <csignal>
+#include <cstdio>
+#include <cstring>
+#include <vector>
+
+#include <linux/seccomp.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <sys/utsname.h>
+#include <sys/wait.h>
+
+#include "base/log/log.h"
+
+#ifndef SECCOMP_IOCTL_NOTIF_SET_FLAGS  // Linux 6.6
+#define SECCOMP_IOCTL_NOTIF_SET_FLAGS SECCOMP_IOW(4, __u64)
+#endif
+
+namespace platform::systrap {
+namespace {
+
+constexpr uint64_t kSyncWakeUp = 1;  // SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP
+
+void block_signals() {
+  sigset_t all;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, nullptr);
+}
+
+bool host_is_at_least(int major, int minor) {
+  utsname name;
+  int have_major = 0, have_minor = 0;
+  if (uname(&name) != 0 || sscanf(name.release, "%d.%d", &have_major, &have_minor) != 2) return false;
+  return have_major > major || (have_major == major && have_minor >= minor);
+}
+
+}  // namespace
+
+Supervisor::~Supervisor() { stop(); }
+
+void Supervisor::set_zygote(pid_t zygote, base::UniqueFd listener) {
+  zygote_ = zygote;
+  listener_ = std::move(listener);
+  stop_event_.reset(eventfd(0, EFD_CLOEXEC));
+  zygote_alive_ = true;
+  // Answers stay on the CPU of the stub that asks. Older hosts do without.
+  ioctl(listener_.get(), SECCOMP_IOCTL_NOTIF_SET_FLAGS, kSyncWakeUp);
+  receive_ends_ = host_is_at_least(6, 11);
+}
+
+void Supervisor::start() {
+  validator_ = std::thread([this] { validate(); });
+  reaper_ = std::thread([this] { reap(); });
+}
+
+void Supervisor::stop() {
+  if (stopping_.exchange(true) || zygote_ < 0) return;
+  kill_all();
+  if (!reaper_.joinable()) {
+    waitpid(zygote_, nullptr, 0);
+    return;
+  }
+  reaper_.join();
+  uint64_t one = 1;
+  [[maybe_unused]] ssize_t n = write(stop_event_.get(), &one, sizeof one);
+  validator_.join();
+}
+
+void Supervisor::add(const base::RefPtr<StubProcess>& process) {
+  {
+    base::MutexLock lock(mu_);
+    if (died_unclaimed_.erase(process->pid)) {
+      process->mark_dead();
+      return;
+    }
+  }
+  add_thread(process, process->pid);
+}
+
+void Supervisor::add_thread(const base::RefPtr<StubProcess>& process, pid_t tid) {
+  base::MutexLock lock(mu_);
+  by_tid_[tid] = process;
+  base::MutexLock inner(process->mu);
+  process->tids.push_back(tid);
+}
+
+void Supervisor::kill_all() {
+  // The process group holds nothing else; stubs that nobody took yet are in it too.
+  base::MutexLock lock(mu_);
+  for (auto& [tid, process] : by_tid_) process->kill();
+  if (zygote_alive_) ::kill(-zygote_, SIGKILL);
+}
+
+void Supervisor::validate() {
+  block_signals();
+  // One host call less per answer where receiving itself ends with the last stub.
+  pollfd listener = {listener_.get(), POLLIN, 0};
+  if (receive_ends_) {
+    for (;;) {
+      // ENOENT: nobody is left, or whoever asked was killed meanwhile.
+      if (!answer_one() && poll(&listener, 1, 0) == 1 && (listener.revents & POLLHUP)) return;
+    }
+  }
+  pollfd fds[2] = {{listener_.get(), POLLIN, 0}, {stop_event_.get(), POLLIN, 0}};
+  for (;;) {
+    if (poll(fds, 2, -1) < 0) continue;
+    if (fds[1].revents) return;
+    if (fds[0].revents & POLLIN) answer_one();
+    else if (fds[0].revents) fds[0].fd = -1;  // nobody uses the filter any more
+  }
+}
+
+bool Supervisor::answer_one() {
+  seccomp_notif request;
+  std::memset(&request, 0, sizeof request);
+  if (ioctl(listener_.get(), SECCOMP_IOCTL_NOTIF_RECV, &request) < 0) return false;
+  uint64_t args[6];
+  for (int i = 0; i < 6; ++i) args[i] = request.data.args[i];
+  seccomp_notif_resp response;
+  std::memset(&response, 0, sizeof response);
+  response.id = request.id;
+  if (approve(static_cast<pid_t>(request.pid), static_cast<uint64_t>(request.data.nr), args))
+    response.flags = SECCOMP_USER_NOTIF_FLAG_CONTINUE;
+  else
+    response.error = -EPERM;
+  ioctl(listener_.get(), SECCOMP_IOCTL_NOTIF_SEND, &response);
+  return true;
+}
+
+bool Supervisor::approve(pid_t tid, uint64_t nr, const uint64_t* args) {
+  // The zygote runs no guest code.
+  if (tid == zygote_) return nr == SYS_mmap || nr == SYS_clone || nr == SYS_close;
+  base::RefPtr<StubProcess> process;
+  {
+    base::MutexLock lock(mu_);
+    auto it = by_tid_.find(tid);
+    if (it != by_tid_.end()) process = it->second;
+  }
+  if (process && process->approve(nr, args)) return true;
+  LOG_WARNING("systrap: stub thread {} made host call {} that nobody asked for", tid, nr);
+  if (process) process->kill();
+  return false;
+}
+
+void Supervisor::reap() {
+  block_signals();
+  for (;;) {
+    siginfo_t info;
+    info.si_pid = 0;
+    if (waitid(P_PGID, static_cast<id_t>(zygote_), &info, WEXITED | WNOWAIT | __WALL) < 0) {
+      if (errno == EINTR) continue;
+      return;  // no child is left
+    }
+    if (info.si_pid != zygote_ && info.si_status != SIGKILL)
+      LOG_WARNING("systrap: stub process {} ended by itself: code {} status {}", info.si_pid, info.si_code, info.si_status);
+    bury(info.si_pid);
+  }
+}
+
+void Supervisor::bury(pid_t pid) {
+  base::RefPtr<StubProcess> process;
+  {
+    base::MutexLock lock(mu_);
+    auto it = by_tid_.find(pid);
+    if (it != by_tid_.end()) process = it->second;
+    if (process) {
+      process->mark_dead();
+      base::MutexLock inner(process->mu);
+      for (pid_t tid : process->tids) by_tid_.erase(tid);
+    }
+    if (pid == zygote_) zygote_alive_ = false;
+    else if (!process) died_unclaimed_.insert(pid);
+  }
+  siginfo_t info;
+  waitid(P_PID, static_cast<id_t>(pid), &info, WEXITED | __WALL);
+  if (pid == zygote_ && !stopping_) LOG_ERROR("systrap: the zygote died; no process can be made any more");
+  if (process) {
+    std::vector<uint64_t> units;
+    {
+      base::MutexLock lock(process->mu);
+      units.swap(process->units);
+    }
+    for (uint64_t unit : units) control_.free_unit(unit);
+  }
+  // Executors sleep on while processes end as they were told to.
+  if (!process || !process->abandoned.load()) on_death_();
+}
+
+}  // namespace platform::systrap

@@ -1,0 +1,480 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "platform/systrap/systrap.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <climits>
+#include <ctime>
+
+#include <cpuid.h>
+#include <linux/futex.h>
+#include <sched.h>
+#include <x86intrin.h>
+#include <sys/syscall.h>
+
+#include "base/core/check.h"
+#include "base/log/log.h"
+#include "platform/common/xstate.h"
+#include "platform/filters/sentry_rules.h"
+#include "platform/systrap/factory.h"
+#include "platform/systrap/stub/blob.h"
+
+namespace platform::systrap {
+namespace {
+
+constexpr unsigned kPoolTarget = 2;
+constexpr uint32_t kSpin = 400;
+constexpr uint64_t kNotSoonTicks = 100'000;
+
+// What an executor's thread knows of itself.
+struct Self {
+  const void* looking = nullptr;  // the platform whose `lookers` counts this thread
+  uint32_t bell = 0;
+};
+thread_local Self self;
+
+bool has_rdpid() {
+  unsigned a = 7, b = 0, c = 0, d = 0;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (c & (1u << 22));
+}
+
+long futex(uint32_t* word, int op, uint32_t value, const timespec* timeout) {
+  return syscall(SYS_futex, word, op, value, timeout, nullptr, 0);
+}
+
+}  // namespace
+
+base::Result<void> SystrapPlatform::init(const PlatformConfig& config) {
+  if (auto r = control_.init(); !r) {
+    LOG_ERROR("systrap: {}", r.error().message);
+    return base::err(abi::Errno::kENOMEM);
+  }
+  auto listener = zygote_.start(config);
+  if (!listener) {
+    LOG_ERROR("{}", listener.error().message);
+    return base::err(abi::Errno::kEIO);
+  }
+  supervisor_.set_zygote(zygote_.pid(), std::move(*listener));
+  const StubLayout& layout = zygote_.layout();
+  reserved_ = {layout.zones.high, layout.zones.low};
+  const auto* header = static_cast<const StubHeader*>(static_cast<const void*>(kStubImage));
+  trampolines_.init(layout.zones, layout.text() + header->fast_entry);
+  Doorbell* bell = control_.doorbell();
+  bell->spin = config.cpus > 1 ? kSpin : 0;
+  bell->has_rdpid = has_rdpid();
+  bell->bell_count = std::clamp<unsigned>(config.cpus, 1, kMaxBells);
+  bell->vdso_clock_gettime = layout.vdso_clock_gettime;
+  place_bells(config.cpus);
+  bell->guest[0] = {min_address().value(), layout.zones.low.start.value()};
+  bell->guest[1] = {layout.zones.low.end.value(), layout.zones.high.start.value()};
+  bell->guest[2] = {layout.zones.high.end.value(), max_address().value()};
+  return {};
+}
+
+// One bell per executor. With as many executors as CPUs each gets a CPU of its own, and the stubs ring that of the CPU
+// they are on; with fewer the host places them.
+void SystrapPlatform::place_bells(unsigned executors) {
+  bells_ = std::clamp<unsigned>(executors, 1, kMaxBells);
+  cpu_set_t allowed;
+  CPU_ZERO(&allowed);
+  if (bells_ < 2 || sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu)
+    if (CPU_ISSET(cpu, &allowed)) cpus_.push_back(cpu);
+  if (cpus_.size() == bells_) cpu_of_bell_ = cpus_;
+}
+
+SystrapPlatform::~SystrapPlatform() {
+  zygote_.close();
+  supervisor_.stop();
+}
+
+size_t SystrapPlatform::xstate_size() const { return host_xstate_size(); }
+
+// Threads start with the first address space, not in init(): by then the caller is in its final namespaces and filter.
+void SystrapPlatform::start_once() {
+  if (started_.load(std::memory_order_acquire)) return;
+  base::MutexLock lock(start_mu_);
+  if (started_.load(std::memory_order_relaxed)) return;
+  supervisor_.start();
+  started_.store(true, std::memory_order_release);
+}
+
+base::Result<std::unique_ptr<AddressSpace>> SystrapPlatform::create_address_space() {
+  start_once();
+  for (;;) {
+    if (!supervisor_.zygote_alive()) return base::err(abi::Errno::kENOMEM);
+    Zygote::Fork fork = TRY(zygote_.take());
+    while (zygote_.outstanding() < kPoolTarget) zygote_.request();
+    auto process = base::make_ref<StubProcess>(fork.pid, fork.unit);
+    supervisor_.add(process);
+    if (process->dead.load()) {
+      control_.free_unit(fork.unit);
+      continue;
+    }
+    return std::unique_ptr<AddressSpace>(new SystrapAddressSpace(*this, std::move(process), fork.unit));
+  }
+}
+
+base::Result<std::unique_ptr<Context>> SystrapPlatform::create_context(AddressSpace& as) {
+  auto& space = static_cast<SystrapAddressSpace&>(as);
+  StubThread thread = TRY(space.take_thread());
+  return std::unique_ptr<Context>(new SystrapContext(*this, space, thread));
+}
+
+// --- Running ---
+
+void SystrapPlatform::resume(Context& context, ResumeMode mode) {
+  begin(static_cast<SystrapContext&>(context), mode, Wanted::kHandOver);
+}
+
+SystrapPlatform::Begun SystrapPlatform::begin(SystrapContext& context, ResumeMode mode, Wanted wanted) {
+  uint32_t stopped = SystrapContext::kStopped;
+  while (!context.phase_.compare_exchange_weak(stopped, SystrapContext::kRunning)) {
+    CHECK(stopped != SystrapContext::kRunning);
+    stopped = SystrapContext::kStopped;
+    sched_yield();  // its thread makes another one right now
+  }
+  context.forced_ = {};
+  if (context.as_.process_->dead.load()) {
+    force(context, EventKind::kDied);
+    return Begun::kForced;
+  }
+  if (!context.want_fp_ && context.interrupt_.load()) {
+    force(context, EventKind::kInterrupted);
+    return Begun::kForced;
+  }
+  bool all = true;
+  if (context.as_.dirty_.load(std::memory_order_acquire)) {
+    // Its thread makes host calls first, which the validator sees to: both want a CPU, and nobody is to look meanwhile.
+    context.pace.store(std::max(context.pace.load(std::memory_order_relaxed), kNotSoonTicks), std::memory_order_relaxed);
+    all = context.as_.publish();
+    wanted = Wanted::kHandOver;
+  }
+  context.write_reply(mode, all);
+  if (wanted == Wanted::kReplyOnly) return Begun::kReplyWritten;
+  hand_over(context);
+  return Begun::kHandedOver;
+}
+
+void SystrapPlatform::hand_over(SystrapContext& context) {
+  running_count_.fetch_add(1, std::memory_order_relaxed);
+  enlist(context, __atomic_exchange_n(&context.thread_.slot->state, static_cast<uint32_t>(kRun), __ATOMIC_SEQ_CST));
+}
+
+// The context runs: from now on poll() sees it. Its event may be there already; the caller polls before it sleeps.
+void SystrapPlatform::enlist(SystrapContext& context, uint32_t state_before) {
+  {
+    base::MutexLock lock(run_mu_);
+    context.overdue_ = 0;
+    if ((state_before & kSleeping) && !cpu_of_bell_.empty()) place(context);
+    running_.push_back(&context);
+    if (context.thread_.cpu >= 0) ++tied_running_;
+  }
+  if (state_before & kSleeping) futex(&context.thread_.slot->state, FUTEX_WAKE, 1, nullptr);
+}
+
+// Where a thread that is about to be woken goes on. The host would move it to a CPU that is idle, as this one is busy waking
+// it; but this one is about to be free, and waking an idle CPU takes longer than the whole call. So the thread is tied to
+// the CPU where it called. It is let go when its process computes for longer, or when another one computes there.
+void SystrapPlatform::place(SystrapContext& context) {
+  constexpr uint64_t kShortTicks = 750'000, kBusyTicks = 50'000;
+  const uint64_t pace = context.pace.load(std::memory_order_relaxed);
+  const int here = cpu_of_bell_[self.bell];
+  int cpu = static_cast<int>(__atomic_load_n(&context.thread_.slot->cpu, __ATOMIC_RELAXED));  // a guest may choose it
+  if (std::find(cpu_of_bell_.begin(), cpu_of_bell_.end(), cpu) == cpu_of_bell_.end()) cpu = here;
+  // An executor that looks for events keeps its CPU.
+  if (self.looking == this && cpu == here) cpu = cpu_of_bell_[(self.bell + 1) % bells_];
+  const uint64_t now = __rdtsc();
+  const bool crowded = std::any_of(running_.begin(), running_.end(), [&](const SystrapContext* other) {
+    return static_cast<int>(__atomic_load_n(&other->thread_.slot->cpu, __ATOMIC_RELAXED)) == cpu && !other->is_dense(now, kBusyTicks);
+  });
+  tie(context, pace < kShortTicks && !crowded ? cpu : -1);
+}
+
+void SystrapPlatform::tie(SystrapContext& context, int cpu) {
+  if (context.thread_.cpu == cpu) return;
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  for (int c : cpu_of_bell_)
+    if (cpu < 0 || c == cpu) CPU_SET(c, &set);
+  // Where the host refuses, the thread stays as it is.
+  if (sched_setaffinity(context.thread_.tid, sizeof set, &set) == 0) context.thread_.cpu = cpu;
+}
+
+// Lets go threads whose guest has been computing for a while. True when some are still tied and running.
+bool SystrapPlatform::release_long_runs() {
+  constexpr uint64_t kLongTicks = 2'000'000;
+  const uint64_t now = __rdtsc();
+  bool more = false;
+  base::MutexLock lock(run_mu_);
+  if (tied_running_ == 0) return false;
+  for (SystrapContext* context : running_) {
+    if (context->thread_.cpu < 0) continue;
+    if (now - context->resumed_at.load(std::memory_order_relaxed) < kLongTicks) {
+      more = true;
+      continue;
+    }
+    run_mu_.assert_held();
+    tie(*context, -1);
+    if (context->thread_.cpu < 0) --tied_running_;
+  }
+  return more;
+}
+
+bool SystrapPlatform::resume_and_look(Context& c, ResumeMode mode, const Look& look) {
+  auto& context = static_cast<SystrapContext&>(c);
+  Slot* slot = context.thread_.slot;
+  // A thread that sleeps, or that needs this CPU, does not run while it is looked at.
+  const bool near = !cpu_of_bell_.empty() && __atomic_load_n(&slot->cpu, __ATOMIC_RELAXED) == static_cast<uint32_t>(cpu_of_bell_[self.bell]);
+  const bool asleep = (__atomic_load_n(&slot->state, __ATOMIC_RELAXED) & kSleeping) != 0;
+  if (begin(context, mode, near || asleep ? Wanted::kHandOver : Wanted::kReplyOnly) != Begun::kReplyWritten) return false;
+  start_looking();
+  const size_t others = running_count_.fetch_add(1, std::memory_order_relaxed);
+  const uint32_t before = __atomic_exchange_n(&slot->state, static_cast<uint32_t>(kRun), __ATOMIC_SEQ_CST);
+  // Others that run must be looked at as well.
+  if (!(before & kSleeping) && others == 0) {
+    const uint64_t end = __rdtsc() + look.ticks;
+    for (uint32_t n = 1;; ++n) {
+      if ((__atomic_load_n(&slot->state, __ATOMIC_ACQUIRE) & kOwnerMask) == kEvent) {
+        running_count_.fetch_sub(1, std::memory_order_relaxed);
+        context.phase_.store(SystrapContext::kStopped);
+        return true;
+      }
+      __builtin_ia32_pause();
+      if (look.work.load(std::memory_order_relaxed) != 0 || running_count_.load(std::memory_order_relaxed) > 1) break;
+      if (n % 16 == 0 && (__rdtsc() > end || context.as_.process_->dead.load(std::memory_order_relaxed))) break;
+    }
+  }
+  enlist(context, before);
+  return false;
+}
+
+void SystrapPlatform::relax(Context& c) {
+  uint32_t event = kEvent;
+  __atomic_compare_exchange_n(&static_cast<SystrapContext&>(c).thread_.slot->state, &event, kEvent | kRelaxed, false,
+                              __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
+}
+
+void SystrapPlatform::force(SystrapContext& context, EventKind kind) {
+  context.forced_.kind = kind;
+  base::MutexLock lock(run_mu_);
+  ready_.push_back(&context);
+  ready_count_.fetch_add(1, std::memory_order_seq_cst);
+}
+
+size_t SystrapPlatform::poll(std::span<Context*> out) {
+  size_t n = 0;
+  SystrapContext* again[8];
+  size_t again_count = 0;
+  if (running_count_.load(std::memory_order_seq_cst) != 0 || ready_count_.load(std::memory_order_seq_cst) != 0) {
+    base::MutexLock lock(run_mu_);
+    while (n < out.size() && !ready_.empty()) {
+      SystrapContext* context = ready_.back();
+      ready_.pop_back();
+      ready_count_.fetch_sub(1, std::memory_order_relaxed);
+      context->phase_.store(SystrapContext::kStopped);
+      out[n++] = context;
+    }
+    for (size_t i = 0; i < running_.size() && n < out.size();) {
+      SystrapContext* context = running_[i];
+      uint32_t state = __atomic_load_n(&context->thread_.slot->state, __ATOMIC_ACQUIRE) & kOwnerMask;
+      bool dead = context->as_.process_->dead.load(std::memory_order_acquire);
+      bool more = state == kEvent && context->continuation_ && !dead;
+      if ((state != kEvent && !dead) || (more && again_count == std::size(again))) {
+        ++i;
+        continue;
+      }
+      running_[i] = running_.back();
+      running_.pop_back();
+      running_count_.fetch_sub(1, std::memory_order_relaxed);
+      if (context->thread_.cpu >= 0) --tied_running_;
+      if (more) {
+        again[again_count++] = context;
+        continue;
+      }
+      if (dead) context->forced_.kind = EventKind::kDied;
+      context->phase_.store(SystrapContext::kStopped);
+      out[n++] = context;
+    }
+  }
+  for (size_t i = 0; i < again_count; ++i) {
+    again[i]->phase_.store(SystrapContext::kStopped);
+    begin(*again[i], again[i]->resumed_mode_, Wanted::kHandOver);
+  }
+  return n;
+}
+
+Event SystrapPlatform::take_event(Context& context) {
+  auto& c = static_cast<SystrapContext&>(context);
+  if (c.forced_.kind != EventKind::kNone) {
+    if (c.forced_.kind == EventKind::kInterrupted) c.interrupt_.store(false);
+    return std::exchange(c.forced_, {});
+  }
+  Event event = c.read_event();
+  event.trapped = event.kind == EventKind::kSyscall && c.in_frame_;
+  count(c, event);
+  return event;
+}
+
+void SystrapPlatform::count(SystrapContext& c, const Event& event) {
+  // The stub's own numbers are only worth a statistic.
+  const Slot& slot = *c.thread_.slot;
+  uint32_t in_place = __atomic_load_n(&slot.in_place_count, __ATOMIC_RELAXED);
+  uint32_t slept = __atomic_load_n(&slot.slept_count, __ATOMIC_RELAXED);
+  if (in_place != c.in_place_seen_) stat_in_place_.fetch_add(in_place - c.in_place_seen_, std::memory_order_relaxed);
+  if (slept != c.slept_seen_) stat_slept_.fetch_add(slept - c.slept_seen_, std::memory_order_relaxed);
+  c.in_place_seen_ = in_place;
+  c.slept_seen_ = slept;
+  if (event.kind == EventKind::kSyscall) (c.in_frame_ ? stat_trapped_ : stat_patched_).fetch_add(1, std::memory_order_relaxed);
+  if (event.kind == EventKind::kFault) stat_faults_.fetch_add(1, std::memory_order_relaxed);
+}
+
+// --- Idle executors ---
+
+void SystrapPlatform::enter_executor(unsigned index) {
+  self = {};
+  self.bell = index % bells_;
+  // Until an executor has said where it is, that of index 0 is rung.
+  Doorbell* doorbell = control_.doorbell();
+  for (size_t i = self.bell; i < cpus_.size(); i += bells_)
+    __atomic_store_n(&doorbell->bell_of_cpu[static_cast<size_t>(cpus_[i]) % std::size(doorbell->bell_of_cpu)], static_cast<uint8_t>(self.bell), __ATOMIC_RELAXED);
+  if (cpu_of_bell_.empty()) return;
+  cpu_set_t mine;
+  CPU_ZERO(&mine);
+  CPU_SET(cpu_of_bell_[self.bell], &mine);
+  // Refused where the host has taken that CPU away meanwhile: the host places the thread then.
+  (void)sched_setaffinity(0, sizeof mine, &mine);
+}
+
+void SystrapPlatform::set_away(Away away) {
+  __atomic_store_n(&control_.doorbell()->bells[self.bell].away, away == Away::kYes ? 1u : 0u, __ATOMIC_SEQ_CST);
+  if (away == Away::kYes) stop_looking();
+}
+
+void SystrapPlatform::start_looking() {
+  if (self.looking == this) return;
+  self.looking = this;
+  __atomic_add_fetch(&control_.doorbell()->lookers, 1, __ATOMIC_SEQ_CST);
+}
+
+void SystrapPlatform::stop_looking() {
+  if (self.looking != this) return;
+  self.looking = nullptr;
+  __atomic_sub_fetch(&control_.doorbell()->lookers, 1, __ATOMIC_SEQ_CST);
+}
+
+Platform::Running SystrapPlatform::survey(uint64_t soon) const {
+  Running result;
+  const uint32_t here = cpu_of_bell_.empty() ? ~0u : static_cast<uint32_t>(cpu_of_bell_[self.bell]);
+  const uint64_t now = __rdtsc();
+  base::MutexLock lock(run_mu_);
+  for (const SystrapContext* context : running_) {
+    if (!context->is_dense(now, soon)) {
+      ++result.busy;
+      continue;
+    }
+    ++result.dense;
+    result.dense_here |= __atomic_load_n(&context->thread_.slot->cpu, __ATOMIC_RELAXED) == here;
+  }
+  return result;
+}
+
+// A stub posts its event, then looks whether somebody looks for it or sleeps; an executor says that it sleeps, then
+// looks for events. So one of the two sees the other.
+uint32_t SystrapPlatform::prepare_sleep() {
+  Bell& bell = control_.doorbell()->bells[self.bell];
+  stop_looking();
+  __atomic_add_fetch(&bell.asleep, 1, __ATOMIC_SEQ_CST);
+  uint32_t token = __atomic_load_n(&bell.word, __ATOMIC_SEQ_CST);
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  return token;
+}
+
+void SystrapPlatform::cancel_sleep() {
+  __atomic_sub_fetch(&control_.doorbell()->bells[self.bell].asleep, 1, __ATOMIC_SEQ_CST);
+}
+
+void SystrapPlatform::sleep(uint32_t token, int64_t timeout_ns) {
+  constexpr int64_t kCheck = 500'000'000;
+  bool watch = interrupt_unanswered() && (timeout_ns < 0 || timeout_ns > kCheck);
+  if (watch) timeout_ns = kCheck;
+  // One that sleeps sees to threads that are tied to a CPU and compute on.
+  // Not soon: a timer that comes before all others makes each sleep several microseconds longer.
+  constexpr int64_t kTied = 50'000'000;
+  if (release_long_runs() && (timeout_ns < 0 || timeout_ns > kTied)) timeout_ns = kTied;
+  timespec timeout = {timeout_ns / 1'000'000'000, timeout_ns % 1'000'000'000};
+  futex(&control_.doorbell()->bells[self.bell].word, FUTEX_WAIT, token, timeout_ns < 0 ? nullptr : &timeout);
+  if (watch) punish_overdue();
+  cancel_sleep();
+}
+
+void SystrapPlatform::wake_bell(uint32_t index, int count) {
+  Bell& bell = control_.doorbell()->bells[index];
+  __atomic_add_fetch(&bell.word, 1, __ATOMIC_SEQ_CST);
+  futex(&bell.word, FUTEX_WAKE, static_cast<uint32_t>(count), nullptr);
+}
+
+void SystrapPlatform::wake() {
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  const Doorbell* doorbell = control_.doorbell();
+  const int cpu = sched_getcpu();
+  const uint32_t here = cpu < 0 ? 0 : doorbell->bell_of_cpu[static_cast<size_t>(cpu) % std::size(doorbell->bell_of_cpu)];
+  for (uint32_t i = 0; i < bells_; ++i) {
+    const uint32_t index = (here + i) % bells_;
+    if (__atomic_load_n(&doorbell->bells[index].asleep, __ATOMIC_SEQ_CST) != 0) return wake_bell(index, 1);
+  }
+}
+
+void SystrapPlatform::wake_all() {
+  for (uint32_t i = 0; i < bells_; ++i) wake_bell(i, INT_MAX);
+}
+
+// A hostile guest can block the interrupt signal and never stop again. Its process dies after that many ticks of half
+// a second, which count when an executor comes by (so that a frozen sandbox, whose stubs cannot answer, does not age).
+bool SystrapPlatform::interrupt_unanswered() {
+  base::MutexLock lock(run_mu_);
+  return std::any_of(running_.begin(), running_.end(),
+                     [](SystrapContext* context) { return context->interrupt_.load(std::memory_order_relaxed); });
+}
+
+void SystrapPlatform::punish_overdue() {
+  constexpr uint32_t kPatience = 20;
+  constexpr int64_t kTick = 500'000'000;
+  timespec time;
+  clock_gettime(CLOCK_MONOTONIC_COARSE, &time);
+  const int64_t now = time.tv_sec * 1'000'000'000 + time.tv_nsec;
+  base::MutexLock lock(run_mu_);
+  if (now - last_tick_ < kTick) return;
+  last_tick_ = now;
+  for (SystrapContext* context : running_)
+    if (context->interrupt_.load(std::memory_order_relaxed) && ++context->overdue_ == kPatience) context->as_.process_->kill();
+}
+
+void SystrapPlatform::on_death() { wake(); }
+
+// --- The rest ---
+
+PatchPlan SystrapPlatform::plan_patch(std::span<const uint8_t> text, abi::Addr text_start, abi::Addr site) {
+  return trampolines_.plan(text, text_start, site);
+}
+
+Platform::Stats SystrapPlatform::stats() const {
+  return {stat_in_place_.load(), stat_patched_.load(), stat_trapped_.load(), stat_slept_.load(), stat_faults_.load(), stat_ops_.load()};
+}
+
+// --- Factory ---
+
+std::vector<base::SeccompRule> SystrapFactory::host_calls() const { return filters::systrap_host_calls(); }
+
+std::string SystrapFactory::unavailable_reason() const {
+  if (!host_has_fsgsbase()) return "systrap needs a CPU and a kernel with FSGSBASE (Linux 5.9)";
+  return {};
+}
+
+base::Result<std::unique_ptr<Platform>> SystrapFactory::create(const PlatformConfig& config) {
+  auto platform = std::make_unique<SystrapPlatform>();
+  TRY(platform->init(config));
+  return std::unique_ptr<Platform>(std::move(platform));
+}
+
+}  // namespace platform::systrap

@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+// The systrap platform: guest code runs in stub processes under a seccomp filter. docs/platforms/systrap.md.
+//
+// Locks: SystrapAddressSpace::mu_ (kPlatform) -> SystrapPlatform::run_mu_ (kPlatformGlobal) -> StubProcess (kLeaf).
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <vector>
+
+#include "base/ref/ref.h"
+#include "base/sync/mutex.h"
+#include "platform/common/interval_set.h"
+#include "platform/interface/platform.h"
+#include "platform/systrap/control_memory.h"
+#include "platform/systrap/stub_process.h"
+#include "platform/systrap/supervisor.h"
+#include "platform/systrap/trampolines.h"
+#include "platform/systrap/zygote.h"
+
+namespace platform::systrap {
+
+class SystrapContext;
+class SystrapPlatform;
+
+// A host thread of a stub and its slot.
+struct StubThread {
+  Slot* slot = nullptr;
+  uint64_t address = 0;  // of the slot, in the stub
+  pid_t tid = -1;
+  int cpu = -1;  // the one that it was tied to, -1: any; see SystrapPlatform::place()
+};
+
+class SystrapAddressSpace final : public AddressSpace {
+ public:
+  SystrapAddressSpace(SystrapPlatform& platform, base::RefPtr<StubProcess> process, uint64_t unit);
+  ~SystrapAddressSpace() override;
+  void map(abi::AddrRange range, uint64_t offset, abi::Prot prot, Populate populate) override;
+  void unmap(abi::AddrRange range) override;
+  void protect(abi::AddrRange range, abi::Prot prot) override;
+  void interrupt_running() override;
+  void count_futex_waiter(abi::Addr address, int delta) override;
+
+ private:
+  friend class SystrapContext;
+  friend class SystrapPlatform;
+
+  void push(const HostOp& op) REQUIRES(mu_);
+  void note_drops() REQUIRES(mu_);
+  // Moves queued operations into the ring; true when all fit. `target` is what a thread must wait for.
+  bool publish();
+  void expect(const HostOp& op, uint64_t sequence);
+  base::Result<StubThread> take_thread();
+  base::Result<StubThread> clone_thread() REQUIRES(mu_);
+  void use_slow_trampolines();
+  void remove(SystrapContext* context);
+  // Nobody in it will run again: a stub that does not answer interrupts cannot hold its threads back.
+  void kill_if_condemned() REQUIRES(mu_);
+
+  SystrapPlatform& platform_;
+  const base::RefPtr<StubProcess> process_;
+  const uint64_t unit_;
+  HostOp* const ring_;
+  ProcessShared* const shared_;  // hostile
+  std::atomic<bool> dirty_{false};
+
+  base::Mutex mu_{base::LockRank::kPlatform};
+  std::vector<HostOp> queue_ GUARDED_BY(mu_);
+  std::atomic<uint64_t> published_{0};  // written under mu_
+  uint32_t drops_seen_ GUARDED_BY(mu_) = 0;
+  IntervalSet mapped_ GUARDED_BY(mu_);  // a superset of what the stub has
+  std::vector<StubThread> parked_ GUARDED_BY(mu_);
+  std::vector<SystrapContext*> contexts_ GUARDED_BY(mu_);
+  uint64_t next_slot_ GUARDED_BY(mu_) = 1;
+  bool slow_trampolines_ GUARDED_BY(mu_) = false;
+};
+
+class SystrapContext final : public Context {
+ public:
+  SystrapContext(SystrapPlatform& platform, SystrapAddressSpace& as, StubThread thread);
+  ~SystrapContext() override;
+  Registers& regs() override { return regs_; }
+  void set_fs_base(uint64_t value) override;
+  void set_gs_base(uint64_t value) override;
+  bool save_xstate() override;
+  std::span<uint8_t> xstate() override { return xstate_; }
+  // From now on xstate() is what the guest has, whatever the CPU holds: a signal may come before the next resume.
+  void load_xstate() override { load_fp_ = fp_valid_ = true; }
+  void reset_xstate() override;
+  void interrupt() override;
+  void clear_interrupt() override { interrupt_.store(false); }
+  void condemn() override;
+  void set_in_place(const InPlaceValues& values) override;
+  uint64_t guest_ticks(uint64_t resumed, uint64_t stopped) const override;
+
+ private:
+  friend class SystrapAddressSpace;
+  friend class SystrapPlatform;
+  enum Phase : uint32_t { kStopped, kRunning, kCommanded };
+
+  Event read_event();
+  void read_registers();
+  void write_reply(ResumeMode mode, bool all_published);
+  void write_registers();
+  void fetch_frame_fp();
+
+  SystrapPlatform& platform_;
+  SystrapAddressSpace& as_;
+  StubThread thread_;  // immutable but for its cpu: run_mu_
+  Registers regs_;
+  std::vector<uint8_t> xstate_;
+  Event forced_;               // instead of what the slot says
+  bool load_fp_ = false;
+  bool fp_valid_ = false;      // xstate_ is what the guest has
+  bool fp_live_ = false;       // the CPU has a state that belongs to this context
+  bool fs_changed_ = false;
+  bool gs_changed_ = false;
+  bool in_frame_ = false;      // the stopped thread is in a signal frame (as it says)
+  bool want_fp_ = false;       // the next resume only fetches FP state
+  bool last_syscall_ = false;
+  bool continuation_ = false;  // the queue did not fit the ring: resumed_mode_ waits
+  ResumeMode resumed_mode_ = ResumeMode::kFull;
+  std::atomic<bool> interrupt_{false};
+  bool condemned_ = false;     // as_.mu_
+  std::atomic<uint32_t> phase_{kStopped};
+  uint32_t overdue_ = 0;       // run_mu_: ticks since an interrupt that had no effect
+  uint32_t in_place_seen_ = 0, slept_seen_ = 0;
+};
+
+class SystrapPlatform final : public Platform {
+ public:
+  SystrapPlatform() = default;
+  ~SystrapPlatform() override;
+  base::Result<void> init(const PlatformConfig& config);
+
+  std::string_view name() const override { return "systrap"; }
+  abi::Addr min_address() const override { return abi::Addr(0x1'0000); }
+  abi::Addr max_address() const override { return abi::Addr(zygote_.layout().area); }
+  abi::AddrRange vdso_range() const override { return zygote_.layout().vdso; }
+  abi::Addr vdso_elf() const override { return zygote_.layout().vdso_elf; }
+  std::span<const abi::AddrRange> reserved_ranges() const override { return reserved_; }
+  size_t xstate_size() const override;
+  base::Result<std::unique_ptr<AddressSpace>> create_address_space() override;
+  base::Result<std::unique_ptr<Context>> create_context(AddressSpace& as) override;
+  void resume(Context& context, ResumeMode mode) override;
+  bool resume_and_look(Context& context, ResumeMode mode, const Look& look) override;
+  void relax(Context& context) override;
+  size_t poll(std::span<Context*> out) override;
+  Event take_event(Context& context) override;
+  void enter_executor(unsigned index) override;
+  void set_away(Away away) override;
+  void start_looking() override;
+  Running survey(uint64_t soon) const override;
+  uint32_t prepare_sleep() override;
+  void sleep(uint32_t token, int64_t timeout_ns) override;
+  void cancel_sleep() override;
+  void wake() override;
+  void wake_all() override;
+  PatchPlan plan_patch(std::span<const uint8_t> text, abi::Addr text_start, abi::Addr site) override;
+  abi::AddrRange text_window() const override { return zygote_.layout().zones.window; }
+  size_t running() const override { return running_count_.load(std::memory_order_relaxed); }
+  Stats stats() const override;
+
+ private:
+  friend class SystrapAddressSpace;
+  friend class SystrapContext;
+
+  void place_bells(unsigned executors);
+  void start_once();
+  // What resume() did: nothing that needs the guest (the context is ready), handed over, or only written the reply.
+  enum class Begun : uint8_t { kForced, kHandedOver, kReplyWritten };
+  enum class Wanted : uint8_t { kHandOver, kReplyOnly };
+  Begun begin(SystrapContext& context, ResumeMode mode, Wanted wanted);
+  void hand_over(SystrapContext& context);
+  void enlist(SystrapContext& context, uint32_t state_before);
+  void place(SystrapContext& context) REQUIRES(run_mu_);
+  void tie(SystrapContext& context, int cpu) REQUIRES(run_mu_);
+  bool release_long_runs();
+  void force(SystrapContext& context, EventKind kind);
+  void stop_looking();
+  void wake_bell(uint32_t index, int count);
+  bool interrupt_unanswered();
+  void punish_overdue();
+  void count(SystrapContext& context, const Event& event);
+  void on_death();
+
+  ControlMemory control_;
+  Zygote zygote_{control_};
+  Supervisor supervisor_{control_, [this] { on_death(); }};
+  Trampolines trampolines_{control_};
+  std::vector<abi::AddrRange> reserved_;
+  std::atomic<bool> started_{false};
+
+  mutable base::Mutex run_mu_{base::LockRank::kPlatformGlobal};
+  base::Mutex start_mu_{base::LockRank::kPlatform};
+  std::vector<SystrapContext*> running_ GUARDED_BY(run_mu_);
+  int64_t last_tick_ GUARDED_BY(run_mu_) = 0;  // of punish_overdue()
+  std::vector<SystrapContext*> ready_ GUARDED_BY(run_mu_);  // stopped without their stub's doing
+
+  std::atomic<size_t> ready_count_{0};
+  std::atomic<size_t> running_count_{0};  // running_ and those that resume_and_look() looks at
+
+  uint32_t bells_ = 1;             // executors; immutable after init()
+  std::vector<int> cpus_;          // that the sandbox may use; empty with one executor; immutable after init()
+  std::vector<int> cpu_of_bell_;   // empty: executors are not tied to CPUs; immutable after init()
+  size_t tied_running_ GUARDED_BY(run_mu_) = 0;  // contexts in running_ whose thread is tied to a CPU
+
+  std::atomic<uint64_t> stat_in_place_{0}, stat_patched_{0}, stat_trapped_{0}, stat_slept_{0}, stat_faults_{0}, stat_ops_{0};
+};
+
+}  // namespace platform::systrap

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+// Trampolines of patched call sites: two zones of executable memory that every stub maps at the same place, one within
+// reach of the text window and one within reach of programs linked at a fixed low address. Each zone exists twice in the
+// control file: `fast` trampolines jump into the stub, `slow` ones contain a real system call instruction; an address
+// space whose guest uses the gs base itself maps the slow ones.
+#pragma once
+
+#include <optional>
+#include <span>
+#include <unordered_map>
+
+#include "abi/types/types.h"
+#include "base/sync/mutex.h"
+#include "platform/interface/platform.h"
+#include "platform/systrap/control_memory.h"
+
+namespace platform::systrap {
+
+inline constexpr uint64_t kHighZoneSize = 0x40'0000;
+inline constexpr uint64_t kLowZoneSize = 0x8'0000;
+inline constexpr uint64_t kHighZoneFile = kTrampolineFileOffset;
+inline constexpr uint64_t kHighZoneSlowFile = kHighZoneFile + kHighZoneSize;
+inline constexpr uint64_t kLowZoneFile = kHighZoneSlowFile + kHighZoneSize;
+inline constexpr uint64_t kLowZoneSlowFile = kLowZoneFile + kLowZoneSize;
+static_assert(kLowZoneSlowFile + kLowZoneSize <= kUnitsFileOffset);
+// Below where linkers put programs without PIE: 0x400000 (GNU, Go), 0x200000 (lld).
+inline constexpr uint64_t kLowZone = 0x10'0000;
+
+struct TrampolineZones {
+  abi::AddrRange high;
+  abi::AddrRange low;
+  abi::AddrRange window;  // text within reach of `high`
+};
+
+class Trampolines {
+ public:
+  Trampolines(ControlMemory& control) : control_(control) {}
+  void init(const TrampolineZones& zones, uint64_t fast_entry);
+
+  PatchPlan plan(std::span<const uint8_t> text, abi::Addr text_start, abi::Addr site);
+  // For an address inside a trampoline: the guest's own address that has the same meaning.
+  std::optional<abi::Addr> original(abi::Addr rip) const;
+  bool in_zone(abi::Addr a) const { return zones_.high.contains(a) || zones_.low.contains(a); }
+
+ private:
+  struct Zone {
+    abi::AddrRange range;
+    uint64_t fast_file, slow_file;
+    uint32_t used = 0;
+  };
+  struct Entry {
+    uint64_t site = 0;      // address of the instruction after `syscall`
+    uint8_t bytes[15] = {};
+    uint8_t length = 0;     // of the relocated instruction
+  };
+  static constexpr uint64_t kEntrySize = 64;
+
+  void write(const Zone& zone, uint32_t index, const Entry& entry);
+
+  ControlMemory& control_;
+  TrampolineZones zones_;
+  uint64_t fast_entry_ = 0;
+  mutable base::Mutex mu_{base::LockRank::kLeaf};
+  Zone zone_[2] GUARDED_BY(mu_);
+  std::unordered_map<uint64_t, Entry> entries_ GUARDED_BY(mu_);       // by trampoline address
+  std::unordered_multimap<uint64_t, uint64_t> by_site_ GUARDED_BY(mu_);  // site -> trampoline address
+};
+
+}  // namespace platform::systrap

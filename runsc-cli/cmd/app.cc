@@ -1,0 +1,319 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runsc-cli/cmd/app.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <csignal>
+#include <cstdlib>
+#include <cstring>
+#include <ctime>
+#include <functional>
+
+#include <CLI/CLI.hpp>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include "base/log/log.h"
+#include "runsc-cli/cmd/commands.h"
+#include "runsc-cli/container/client.h"
+
+namespace cli {
+namespace {
+
+constexpr int kOwnFailure = 128;
+
+// Everything that the command line may say, and which subcommand was chosen.
+struct Line {
+  Global global;
+  CreateOptions create;
+  KillOptions kill;
+  DeleteOptions del;
+  ExecOptions exec;
+  DoOptions run_do;
+  ListOptions list;
+  PsOptions ps;
+  WaitOptions wait;
+  SpecOptions spec;
+  EventsOptions events;
+  UpdateOptions update;
+  DebugOptions debug;
+  std::string id;
+  // Flags of other runtimes that callers pass and that mean nothing here.
+  std::string ignored_text;
+  bool ignored_flag = false;
+  int preserve_fds = 0;
+  std::function<CommandResult()> run;
+};
+
+void add_global(CLI::App& app, Line& line) {
+  Global& g = line.global;
+  app.add_option("--root", g.root, "directory for the state of containers");
+  app.add_option("--log", g.log, "file that errors are appended to");
+  app.add_option("--log-format", g.log_format, "text or json")->check(CLI::IsMember({"text", "json"}));
+  app.add_flag("--debug", g.debug, "log more");
+  app.add_option("--debug-log", g.debug_log, "file for the debug log of sentry and gofer");
+  app.add_option("--platform", g.platform, "how guest code is run");
+  app.add_option("--network", g.network, "none or host")->check(CLI::IsMember({"none", "host"}));
+  app.add_flag("--ignore-cgroups", g.ignore_cgroups, "neither make nor join cgroups");
+  app.add_option("--overlay", g.overlay, "where writes to the root go: memory or none (through to the host)")
+      ->check(CLI::IsMember({"memory", "none"}));
+  app.add_flag("--strace", g.strace, "log every guest system call to the debug log");
+  app.add_flag("--systemd-cgroup", g.systemd_cgroup, "cgroupsPath is slice:prefix:name");
+  app.add_option("--rootless", line.ignored_text, "accepted, without effect");
+  app.add_option("--criu", line.ignored_text, "accepted, without effect");
+}
+
+void add_create_flags(CLI::App& sub, Line& line) {
+  sub.add_option("-b,--bundle", line.create.bundle, "directory with config.json");
+  sub.add_option("--console-socket", line.create.console_socket, "Unix socket that gets the terminal's master");
+  sub.add_option("--pid-file", line.create.pid_file, "file for the sandbox's pid");
+  sub.add_flag("--no-pivot", line.ignored_flag, "accepted, without effect");
+  sub.add_flag("--no-new-keyring", line.ignored_flag, "accepted, without effect");
+  sub.add_option("--preserve-fds", line.preserve_fds, "only 0 is supported")->check(CLI::Range(0, 0));
+  sub.add_option("id", line.create.id, "container")->required();
+}
+
+void add_lifecycle(CLI::App& app, Line& line) {
+  CLI::App* create = app.add_subcommand("create", "make a container");
+  add_create_flags(*create, line);
+  create->callback([&] { line.run = [&] { return cmd_create(line.global, line.create); }; });
+
+  CLI::App* run = app.add_subcommand("run", "make and start a container, wait for it, delete it");
+  add_create_flags(*run, line);
+  run->add_flag("-d,--detach", line.create.detach, "leave it running in the background");
+  run->add_flag("--keep", line.create.keep, "do not delete it when it ends");
+  run->add_flag("--no-subreaper", line.ignored_flag, "accepted, without effect");
+  run->callback([&] { line.run = [&] { return cmd_run(line.global, line.create); }; });
+
+  struct Simple {
+    const char *name, *text;
+    CommandResult (*run)(const Global&, const std::string&);
+  };
+  static constexpr Simple kSimple[] = {{"start", "start a created container", cmd_start},
+                                       {"state", "print the state of a container", cmd_state},
+                                       {"pause", "stop all its tasks for now", cmd_pause},
+                                       {"resume", "let them go on", cmd_resume}};
+  for (const Simple& simple : kSimple) {
+    CLI::App* sub = app.add_subcommand(simple.name, simple.text);
+    sub->add_option("id", line.id, "container")->required();
+    sub->callback([&line, &simple] { line.run = [&] { return simple.run(line.global, line.id); }; });
+  }
+
+  CLI::App* kill = app.add_subcommand("kill", "send a signal to a container");
+  kill->add_flag("-a,--all", line.kill.all, "to all its processes");
+  kill->add_option("id", line.kill.id, "container")->required();
+  kill->add_option("signal", line.kill.signal, "name or number, TERM when missing");
+  kill->callback([&] { line.run = [&] { return cmd_kill(line.global, line.kill); }; });
+
+  CLI::App* del = app.add_subcommand("delete", "remove a stopped container");
+  del->add_flag("-f,--force", line.del.force, "kill it first; no error when it does not exist");
+  del->add_option("id", line.del.ids, "containers")->required();
+  del->callback([&] { line.run = [&] { return cmd_delete(line.global, line.del); }; });
+
+  CLI::App* update = app.add_subcommand("update", "change the limits of a container");
+  update->add_option("-r,--resources", line.update.resources_file, "file with linux.resources, - for standard input")->required();
+  update->add_option("id", line.update.id, "container")->required();
+  update->callback([&] { line.run = [&] { return cmd_update(line.global, line.update); }; });
+}
+
+void add_exec(CLI::App& app, Line& line) {
+  ExecOptions& o = line.exec;
+  CLI::App* sub = app.add_subcommand("exec", "run another process in a container: exec [flags] ID CMD...");
+  sub->add_option("-p,--process", o.process_file, "file with the process as in config.json");
+  sub->add_option("--console-socket", o.console_socket, "Unix socket that gets the terminal's master");
+  sub->add_option("--pid-file", o.pid_file, "file for the pid of a host process that stands for it");
+  sub->add_option("--cwd", o.cwd, "working directory");
+  sub->add_option("-e,--env", o.env, "NAME=value")->take_all()->allow_extra_args(false);
+  sub->add_option("-u,--user", o.user, "UID[:GID]");
+  sub->add_option("-g,--additional-gids", o.additional_gids, "further groups")->take_all()->allow_extra_args(false);
+  sub->add_option("-c,--cap", o.caps, "further capabilities")->take_all()->allow_extra_args(false);
+  sub->add_flag("-t,--tty", o.tty, "with a terminal");
+  sub->add_flag("-d,--detach", o.detach, "leave it in the background");
+  sub->add_flag("--no-new-privs", o.no_new_privs, "no_new_privs for the process");
+  sub->add_option("--apparmor", line.ignored_text, "accepted, without effect");
+  sub->add_option("--process-label", line.ignored_text, "accepted, without effect");
+  sub->add_option("--cgroup", line.ignored_text, "accepted, without effect");
+  sub->add_flag("--ignore-paused", line.ignored_flag, "accepted, without effect");
+  sub->add_option("--preserve-fds", line.preserve_fds, "only 0 is supported")->check(CLI::Range(0, 0));
+  sub->prefix_command();
+  sub->callback([&line, sub] {
+    std::vector<std::string> rest = sub->remaining();
+    if (rest.empty() || rest[0].starts_with("-")) throw CLI::RequiredError("id");
+    line.exec.id = rest[0];
+    size_t first = rest.size() > 1 && rest[1] == "--" ? 2 : 1;
+    line.exec.args.assign(rest.begin() + static_cast<long>(first), rest.end());
+    line.run = [&] { return cmd_exec(line.global, line.exec); };
+  });
+}
+
+void add_do(CLI::App& app, Line& line) {
+  DoOptions& o = line.run_do;
+  CLI::App* sub = app.add_subcommand("do", "run a command in a sandbox on this machine's root: do [flags] [--] CMD...");
+  sub->add_option("--root", o.root, "another directory as the root");
+  sub->add_option("--cwd", o.cwd, "working directory, the current one when missing");
+  sub->add_option("-v,--volume", o.volumes, "SRC:DST[:ro]")->take_all()->allow_extra_args(false);
+  sub->add_option("-e,--env", o.env, "NAME=value")->take_all()->allow_extra_args(false);
+  sub->add_option("--tty", o.tty, "auto or never")->check(CLI::IsMember({"auto", "never"}));
+  sub->add_flag("-q,--quiet", o.quiet, "no messages but errors");
+  sub->prefix_command();
+  sub->callback([&line, sub] {
+    line.run_do.args = sub->remaining();
+    if (!line.run_do.args.empty() && line.run_do.args[0] == "--") line.run_do.args.erase(line.run_do.args.begin());
+    if (line.run_do.args.empty()) throw CLI::RequiredError("CMD");
+    if (line.run_do.args[0].starts_with("-")) throw CLI::ExtrasError({line.run_do.args[0]});
+    line.run = [&] { return cmd_do(line.global, line.run_do); };
+  });
+}
+
+void add_inspection(CLI::App& app, Line& line) {
+  CLI::App* list = app.add_subcommand("list", "list the containers");
+  list->add_option("-f,--format", line.list.format, "table or json")->check(CLI::IsMember({"table", "json"}));
+  list->add_flag("-q,--quiet", line.list.quiet, "ids only");
+  list->callback([&] { line.run = [&] { return cmd_list(line.global, line.list); }; });
+
+  CLI::App* ps = app.add_subcommand("ps", "list the processes of a container");
+  ps->add_option("-f,--format", line.ps.format, "table, json (host pids) or json-full")->check(CLI::IsMember({"table", "json", "json-full"}));
+  ps->add_option("id", line.ps.id, "container")->required();
+  ps->allow_extras();  // options for a host ps, which callers append
+  ps->callback([&] { line.run = [&] { return cmd_ps(line.global, line.ps); }; });
+
+  CLI::App* wait = app.add_subcommand("wait", "wait for a container or one of its processes");
+  wait->add_option("--pid", line.wait.pid, "as the container sees it");
+  wait->add_option("id", line.wait.id, "container")->required();
+  wait->callback([&] { line.run = [&] { return cmd_wait(line.global, line.wait); }; });
+
+  CLI::App* spec = app.add_subcommand("spec", "write a config.json to start from");
+  spec->add_option("-b,--bundle", line.spec.bundle, "directory to write it to");
+  spec->add_flag("--rootless", line.ignored_flag, "accepted, without effect");
+  spec->callback([&] { line.run = [&] { return cmd_spec(line.global, line.spec); }; });
+
+  CLI::App* features = app.add_subcommand("features", "print what this runtime supports");
+  features->callback([&] { line.run = [&] { return cmd_features(line.global); }; });
+
+  CLI::App* events = app.add_subcommand("events", "print counters of a container");
+  events->add_flag("--stats", line.events.stats, "once");
+  events->add_option("--interval", line.events.interval_sec, "seconds")->check(CLI::Range(1, 86400));
+  events->add_option("id", line.events.id, "container")->required();
+  events->callback([&] { line.run = [&] { return cmd_events(line.global, line.events); }; });
+
+  CLI::App* debug = app.add_subcommand("debug", "look into a sandbox");
+  debug->add_flag("--posture", line.debug.posture, "what each of its processes may do on the host");
+  debug->add_flag("--stacks", line.debug.stacks, "what each task is doing");
+  debug->add_flag("--stats", line.debug.stats, "counters");
+  debug->add_option("id", line.debug.id, "container")->required();
+  debug->callback([&] { line.run = [&] { return cmd_debug(line.global, line.debug); }; });
+}
+
+std::string one_line(std::string text) {
+  while (!text.empty() && text.back() == '\n') text.pop_back();
+  for (char& c : text)
+    if (static_cast<unsigned char>(c) < 0x20) c = ' ';
+  return text;
+}
+
+// One line on stderr for the person or the daemon that called, and one in --log as runc writes it.
+int report(const Global& global, const std::string& message) {
+  std::string text = one_line(message);
+  std::string line = fmt::format("runsc: {}\n", text);
+  (void)!write(2, line.data(), line.size());
+  if (global.log.empty()) return kOwnFailure;
+  base::UniqueFd fd(open(global.log.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644));
+  std::string quoted = json_quoted(text);
+  std::string when = rfc3339_now().substr(0, 19) + "Z";
+  line = global.log_format == "json"
+             ? fmt::format("{{\"level\":\"error\",\"msg\":{},\"time\":\"{}\"}}\n", quoted, when)
+             : fmt::format("time=\"{}\" level=error msg={}\n", when, quoted);
+  if (fd) (void)!write(fd.get(), line.data(), line.size());
+  return kOwnFailure;
+}
+
+std::string default_root() {
+  const char* runtime = getenv("XDG_RUNTIME_DIR");
+  if (geteuid() != 0 && runtime && *runtime) return std::string(runtime) + "/runsc";
+  return "/run/runsc";
+}
+
+// The debug log of all three processes: a file, or a directory that gets one file per command.
+base::HostResult<base::UniqueFd> open_debug_log(const Global& global, const std::string& command) {
+  if (global.debug_log.empty()) return base::UniqueFd();
+  std::string path = global.debug_log;
+  if (path.ends_with("/")) path += fmt::format("runsc.{}.{}.{}.log", time(nullptr), getpid(), command);
+  base::UniqueFd fd(open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644));
+  if (!fd) return base::HostErr(base::HostError::from_errno("--debug-log: " + path));
+  return fd;
+}
+
+// 0, 1 and 2 must be open: other files must not get these numbers.
+void fill_stdio() {
+  for (int fd : {0, 1, 2})
+    if (fcntl(fd, F_GETFD) < 0) (void)!open("/dev/null", O_RDWR);
+}
+
+int run_command(CLI::App& app, Line& line) {
+  Global& g = line.global;
+  if (g.root.empty()) g.root = default_root();
+  char* absolute = g.root[0] == '/' ? nullptr : realpath(".", nullptr);
+  if (absolute) g.root = std::string(absolute) + "/" + g.root;
+  free(absolute);
+  g.root = clean_path(g.root);
+  auto subcommands = app.get_subcommands();
+  auto log = open_debug_log(g, subcommands.empty() ? "" : subcommands[0]->get_name());
+  if (!log) return report(g, log.error().message);
+  base::log_init(log->get(), g.debug ? base::LogLevel::kDebug : base::LogLevel::kInfo,
+                 g.log_format == "json" ? base::LogFormat::kJson : base::LogFormat::kText, "cli");
+  CommandResult result = line.run();
+  if (!result) return report(g, result.error().message);
+  return *result;
+}
+
+// `do [flags] -- CMD`: CLI11 would leave the subcommand at the mark and look for CMD among the global arguments, so the mark goes.
+// A later one belongs to CMD, which starts at the first word that is neither a flag nor a flag's value.
+int drop_command_mark(int argc, char** argv) {
+  constexpr std::string_view kWithValue[] = {"--root", "--cwd", "-v", "--volume", "-e", "--env", "--tty"};
+  int at = 1;
+  while (at < argc && std::string_view(argv[at]) != "do") ++at;
+  for (++at; at < argc && argv[at][0] == '-'; ++at) {
+    const std::string_view word = argv[at];
+    if (word == "--") {
+      std::copy(argv + at + 1, argv + argc + 1, argv + at);  // the null pointer too
+      return argc - 1;
+    }
+    if (std::find(std::begin(kWithValue), std::end(kWithValue), word) != std::end(kWithValue)) ++at;
+  }
+  return argc;
+}
+
+}  // namespace
+
+int cli_main(int argc, char** argv) {
+  fill_stdio();
+  signal(SIGPIPE, SIG_IGN);
+  if (argc == 2 && (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "-v") == 0)) {
+    print(fmt::format("runsc version {}\nspec: {}\n", RUNSC_VERSION, kOciVersion));
+    return 0;
+  }
+  Line line;
+  CLI::App app("runsc: runs OCI containers on an application kernel in user space", "runsc");
+  app.require_subcommand(1);
+  add_global(app, line);
+  app.add_flag_callback("-v,--version", [] {
+    print(fmt::format("runsc version {}\nspec: {}\n", RUNSC_VERSION, kOciVersion));
+    throw CLI::Success();
+  }, "print the version");
+  add_lifecycle(app, line);
+  add_exec(app, line);
+  add_do(app, line);
+  add_inspection(app, line);
+  try {
+    argc = drop_command_mark(argc, argv);
+    app.parse(argc, argv);
+  } catch (const CLI::Success& e) {
+    return app.exit(e);
+  } catch (const CLI::ParseError& e) {
+    return report(line.global, e.what());
+  }
+  return run_command(app, line);
+}
+
+}  // namespace cli

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runsc-cli/cmd/foreground.h"
+
+#include <cerrno>
+
+#include <poll.h>
+#include <sys/wait.h>
+
+#include "base/log/log.h"
+#include "runsc-cli/container/attend.h"
+#include "runsc-cli/sandbox/console.h"
+
+namespace cli {
+
+namespace {
+constexpr int kEndPatienceMs = 10'000;
+}
+
+CommandResult run_in_foreground(ContainerDir& dir, CreateRequest& request, Keep keep) {
+  hold_signals();
+  RawTerminal raw(request.terminal);  // before the guest's first output
+  base::HostResult<Created> created = create_container(dir, request);
+  if (!created) return base::HostErr(std::move(created.error()));
+  Attendance what;
+  what.dir = &dir;
+  what.tty = request.terminal;
+  what.sentry_pidfd = created->pidfd.get();
+  CommandResult code = attend(what);
+  raw.restore();
+  // The sentry ends by itself, after it has written back what the guest left dirty; not killed unless it hangs.
+  pollfd ended{created->pidfd.get(), POLLIN, 0};
+  while (poll(&ended, 1, kEndPatienceMs) < 0 && errno == EINTR) {
+  }
+  base::HostResult<void> deleted = keep == Keep::kYes ? base::HostResult<void>() : delete_container(dir, Force::kYes);
+  if (!deleted) LOG_WARNING("{}", deleted.error().message);
+  while (waitpid(created->pid, nullptr, 0) < 0 && errno == EINTR) {
+  }
+  return code;
+}
+
+}  // namespace cli

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runsc-cli/container/state.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <thread>
+
+#include <catch2/catch.hpp>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/json/reader.h"
+#include "runsc-cli/container/container.h"
+
+namespace cli {
+namespace {
+
+struct TempRoot {
+  std::string path;
+  TempRoot() {
+    char name[] = "/tmp/runsc-state-XXXXXX";
+    REQUIRE(mkdtemp(name));
+    path = name;
+  }
+  ~TempRoot() { rmdir(path.c_str()); }
+};
+
+State sample(const std::string& id) {
+  State s;
+  s.id = id;
+  s.oci_version = "1.1.0";
+  s.bundle = "/b";
+  s.status = Status::kRunning;
+  s.pid = getpid();
+  s.pid_start_time = process_start_time(getpid());
+  s.process.args = {"x"};
+  s.hooks.poststop.push_back({"/bin/true", {"true"}, {"A=b"}, 3});
+  return s;
+}
+
+TEST_CASE("State: ids that could leave the directory are refused") {
+  for (const char* bad : {"", ".", "..", "a/b", "/", "a\n", "a b", "\xc3\xa4"}) CHECK_FALSE(ContainerDir::at("/r", bad).has_value());
+  CHECK_FALSE(ContainerDir::at("/r", std::string(129, 'a')).has_value());
+  for (const char* good : {"a", "A-b_c.d+1", "..."}) CHECK(ContainerDir::at("/r", good).has_value());
+}
+
+TEST_CASE("State: survives the round trip") {
+  TempRoot root;
+  auto dir = ContainerDir::at(root.path + "/deep/er", "c");
+  auto lock = dir->create();
+  REQUIRE(lock.has_value());
+  CHECK_FALSE(dir->create().has_value());
+  REQUIRE(dir->save(sample("c")).has_value());
+  auto back = dir->load();
+  REQUIRE(back.has_value());
+  CHECK(back->hooks.poststop.at(0).timeout_sec == 3);
+  CHECK(back->process.args == std::vector<std::string>{"x"});
+  CHECK(current_status(*back) == Status::kRunning);
+  back->pid_start_time += 1;  // another process with the same pid
+  CHECK(current_status(*back) == Status::kStopped);
+  CHECK(list_ids(root.path + "/deep/er") == std::vector<std::string>{"c"});
+  dir->remove();
+  CHECK_FALSE(dir->exists());
+  CHECK_FALSE(dir->lock().has_value());
+  rmdir((root.path + "/deep/er").c_str());
+  rmdir((root.path + "/deep").c_str());
+}
+
+TEST_CASE("State: a damaged file is an error and can be deleted by force") {
+  TempRoot root;
+  auto dir = ContainerDir::at(root.path, "c");
+  REQUIRE(dir->create().has_value());
+  int fd = open((root.path + "/c/state.json").c_str(), O_CREAT | O_WRONLY, 0600);
+  REQUIRE(write(fd, "{\"id\":", 6) == 6);
+  close(fd);
+  CHECK_FALSE(dir->load().has_value());
+  CHECK_FALSE(delete_container(*dir, Force::kNo).has_value());
+  CHECK(delete_container(*dir, Force::kYes).has_value());
+  CHECK_FALSE(dir->exists());
+  CHECK(delete_container(*dir, Force::kYes).has_value());
+}
+
+TEST_CASE("State: the OCI document") {
+  State s = sample("c");
+  auto json = base::Json::parse(state_json(s, Status::kCreated, StateFields::kOci));
+  CHECK(json["status"] == "created");
+  CHECK(json["pid"] == getpid());
+  CHECK(base::Json::parse(state_json(s, Status::kStopped, StateFields::kRuntime))["pid"] == 0);
+}
+
+TEST_CASE("State: readers never see a half-written file while others write") {
+  TempRoot root;
+  auto dir = ContainerDir::at(root.path, "c");
+  REQUIRE(dir->create().has_value());
+  REQUIRE(dir->save(sample("c")).has_value());
+  std::atomic<bool> stop{false};
+  std::atomic<int> bad{0};
+  std::vector<std::thread> readers;
+  for (int i = 0; i < 3; ++i)
+    readers.emplace_back([&] {
+      while (!stop)
+        if (!dir->load()) ++bad;
+    });
+  for (int i = 0; i < 300; ++i) {
+    State s = sample("c");
+    s.bundle = std::string(static_cast<size_t>(i) * 50, 'x');
+    auto lock = dir->lock();
+    if (!lock || !dir->save(s)) ++bad;
+  }
+  stop = true;
+  for (auto& t : readers) t.join();
+  CHECK(bad == 0);
+  dir->remove();
+}
+
+TEST_CASE("State: of many creators at once one wins, and waiters on a deleted container notice") {
+  TempRoot root;
+  std::atomic<int> won{0}, held{0};
+  std::atomic<bool> overlap{false};
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 8; ++i)
+    threads.emplace_back([&] {
+      auto dir = ContainerDir::at(root.path, "c");
+      for (int round = 0; round < 50; ++round) {
+        auto lock = dir->create();
+        if (!lock) lock = dir->lock();
+        if (!lock) continue;
+        if (held.fetch_add(1) != 0) overlap = true;
+        ++won;
+        held.fetch_sub(1);
+        dir->remove();
+      }
+    });
+  for (auto& t : threads) t.join();
+  CHECK(won > 0);
+  CHECK_FALSE(overlap);
+  auto dir = ContainerDir::at(root.path, "c");
+  CHECK_FALSE(dir->exists());
+}
+
+TEST_CASE("State: signals by name and number") {
+  CHECK(signal_number("TERM") == 15);
+  CHECK(signal_number("sigkill") == 9);
+  CHECK(signal_number("9") == 9);
+  CHECK(signal_number("RTMIN+1") == 35);
+  CHECK(signal_number("SIGRTMAX-1") == 63);
+  for (const char* bad : {"", "0", "65", "-1", "FOO", "9x", "RTMIN+31"}) CHECK(signal_number(bad) == -1);
+}
+
+}  // namespace
+}  // namespace cli

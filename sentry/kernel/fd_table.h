@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+// FdTable: a process's descriptors. Shared by threads (and by CLONE_FILES processes), copied by fork.
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <vector>
+
+#include "abi/types/types.h"
+#include "base/core/result.h"
+#include "base/ref/ref.h"
+#include "base/sync/mutex.h"
+#include "sentry/vfs/file_description.h"
+
+namespace sentry::kernel {
+
+class FdTable final : public base::RefCounted {
+ public:
+  static constexpr int32_t kMaxFds = 1 << 20;
+
+  struct Entry {
+    base::RefPtr<vfs::FileDescription> file;
+    bool close_on_exec = false;
+  };
+
+  FdTable() = default;
+  ~FdTable() override;
+  base::RefPtr<FdTable> fork() const;
+
+  // EBADF. The common path takes one short lock and one reference.
+  base::Result<base::RefPtr<vfs::FileDescription>> get(abi::Fd fd) const;
+  base::Result<Entry> get_entry(abi::Fd fd) const;
+  // Lowest free number >= min; EMFILE at `limit` (RLIMIT_NOFILE).
+  base::Result<abi::Fd> install(base::RefPtr<vfs::FileDescription> file, bool close_on_exec, uint64_t limit, int32_t min = 0);
+  // Several at once, all or none (pipe, socketpair, SCM_RIGHTS).
+  base::Result<std::vector<abi::Fd>> install_many(std::vector<base::RefPtr<vfs::FileDescription>> files, bool close_on_exec, uint64_t limit);
+  // dup2/dup3: replaces what is there; the old file is returned so that the caller closes it outside the lock.
+  base::Result<base::RefPtr<vfs::FileDescription>> install_at(abi::Fd fd, base::RefPtr<vfs::FileDescription> file, bool close_on_exec, uint64_t limit);
+  base::Result<base::RefPtr<vfs::FileDescription>> remove(abi::Fd fd);
+  base::Result<void> set_close_on_exec(abi::Fd fd, bool on);
+  // close_range(2) and exec: what was removed.
+  std::vector<base::RefPtr<vfs::FileDescription>> remove_range(uint32_t first, uint32_t last);
+  void set_close_on_exec_range(uint32_t first, uint32_t last);
+  std::vector<base::RefPtr<vfs::FileDescription>> remove_close_on_exec();
+  // (number, entry) of all, ascending; for /proc/PID/fd.
+  std::vector<std::pair<abi::Fd, Entry>> list() const;
+  size_t capacity() const;  // "FDSize" of /proc/PID/status
+  bool is_shared() const;
+
+ private:
+  // The lowest free slot >= min, made if needed.
+  base::Result<int32_t> reserve_locked(int32_t min, uint64_t limit) REQUIRES(mu_);
+
+  mutable base::Mutex mu_{base::LockRank::kFdTable};
+  std::vector<Entry> entries_ GUARDED_BY(mu_);
+  int32_t lowest_free_ GUARDED_BY(mu_) = 0;
+};
+
+}  // namespace sentry::kernel

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+// Mappable: something that mmap(2) can map: a page cache (file, tmpfs, shared anonymous memory) or device memory.
+// vfs offers it, mm uses it.
+#pragma once
+
+#include <cstdint>
+
+#include "base/core/result.h"
+#include "base/ref/ref.h"
+#include "sentry/memory/memory_file.h"
+
+namespace sentry::memory {
+
+// Told when pages of a file that an address space maps go away (truncate, hole punch). Implemented by mm.
+class Mappable;
+
+class MappingObserver : public base::RefCounted {
+ public:
+  // Bytes [start, end) of the object are gone: drop what maps them (private copies stay). Called without the
+  // page cache's lock.
+  virtual void invalidate(const Mappable& object, uint64_t start, uint64_t end) = 0;
+};
+
+class Mappable : public base::RefCounted {
+ public:
+  // Pages for file bytes [offset, offset + length) (page-aligned), as far as they are contiguous in the memory file:
+  // at least one page or an error. Pages beyond the end of the object: kENXIO (the guest gets SIGBUS). The
+  // caller gets a reference on the returned pages. `write`: they are going to be changed through a shared mapping
+  // (marks them dirty, lets a file system veto).
+  // May block in the host for a read (the fiber's host thread); never takes mm locks.
+  virtual base::Result<FileRange> translate(uint64_t offset, uint64_t length, bool write) = 0;
+  // The run of contiguous pages around byte `offset` within [lo, hi), without ever blocking: kEAGAIN when the page
+  // is not there yet (then translate() gets it). Called with mm locks held. The caller gets a reference.
+  struct Placed {
+    uint64_t start = 0;  // object offset of the first page
+    FileRange range;
+  };
+  virtual base::Result<Placed> translate_cached(uint64_t offset, uint64_t lo, uint64_t hi, bool write) {
+    return base::err(abi::Errno::kEAGAIN);
+  }
+  // Changes when the bytes may have changed (patched copies of text are made from one version).
+  virtual uint64_t version() const { return 0; }
+  // Registers interest in invalidation while something maps the object; counted, so calls pair up. The object holds
+  // a reference on the observer. Thread-safe.
+  virtual void add_observer(MappingObserver& observer) = 0;
+  virtual void remove_observer(MappingObserver& observer) = 0;
+  // msync(MS_SYNC): writes dirty pages of the range back.
+  virtual base::Result<void> sync(uint64_t offset, uint64_t length) { return {}; }
+  // Whether translate(write = true) must be called before a shared page is first written (dirty tracking). Without
+  // it shared mappings are writable at once.
+  virtual bool needs_write_notice() const { return true; }
+  // MADV_REMOVE: the range becomes a hole.
+  virtual base::Result<void> remove_pages(uint64_t offset, uint64_t length) { return base::err(abi::Errno::kEOPNOTSUPP); }
+  // True when the bytes cannot change for the sandbox's lifetime (read-only lower of an overlay): patched text
+  // may be cached per object.
+  virtual bool is_immutable() const { return false; }
+  // Patched copies of text, shared by all processes of the sandbox; see sentry/mm/text_patch.h. Owned by mm.
+  base::RefPtr<base::RefCounted> text_patches;
+};
+
+}  // namespace sentry::memory

@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <cstring>
+
+#include <sys/auxv.h>
+#include <sys/random.h>
+
+#include "sentry/mm/impl.h"
+
+namespace sentry::mm {
+
+using Impl = MemoryManager::Impl;
+
+namespace {
+
+constexpr uint64_t kTwinSize = 1 << 20;      // file bytes copied by the first patch in them
+constexpr uint64_t kPlaceAlign = 64 << 10;
+constexpr uint64_t kCacheLine = 64;
+
+}  // namespace
+
+TextPatches::~TextPatches() {
+  for (auto& [end, twin] : twins_) file_.drop_ref(twin.pages);
+}
+
+bool TextPatches::find(uint64_t offset, const memory::Mappable& object, Twin& out) {
+  base::MutexLock lock(mu_);
+  auto it = twins_.upper_bound(offset);
+  if (it == twins_.end() || it->second.start > offset) return false;
+  if (it->second.version != object.version()) return false;
+  out = it->second;
+  file_.add_ref(out.pages);
+  return true;
+}
+
+void TextPatches::publish(Twin twin) {
+  std::vector<memory::FileRange> drop;
+  {
+    base::MutexLock lock(mu_);
+    auto it = twins_.upper_bound(twin.start);
+    while (it != twins_.end() && it->second.start < twin.end) {
+      drop.push_back(it->second.pages);
+      it = twins_.erase(it);
+    }
+    twins_.emplace(twin.end, twin);
+  }
+  for (memory::FileRange r : drop) file_.drop_ref(r);
+}
+
+TextPlaces::TextPlaces(memory::MemoryFile& file, abi::AddrRange window) : file_(file), window_(window) {
+  uint64_t random = 0;
+  (void)!getrandom(&random, sizeof random, GRND_NONBLOCK);
+  uint64_t quarter = window.length() / 4;
+  next_ = window.start.value() + (quarter != 0 ? round_down(random % quarter, kPlaceAlign) : 0);
+}
+
+base::RefPtr<TextPlaces> TextPlaces::of(memory::MemoryFile& file, platform::Platform& platform) {
+  struct Entry {
+    platform::Platform* platform = nullptr;
+    memory::MemoryFile* file = nullptr;
+    base::WeakRef<TextPlaces> places;
+  };
+  static base::Guarded<std::vector<Entry>> known(base::LockRank::kFileMappings);
+  return known.with([&](std::vector<Entry>& v) {
+    std::erase_if(v, [](Entry& e) { return !e.places.lock(); });
+    for (Entry& e : v)
+      if (e.platform == &platform && e.file == &file) return e.places.lock();
+    auto places = base::make_ref<TextPlaces>(file, platform.text_window());
+    v.push_back({&platform, &file, base::WeakRef<TextPlaces>(places)});
+    return places;
+  });
+}
+
+base::RefPtr<TextPatches> TextPlaces::existing(const memory::Mappable& object) {
+  base::MutexLock lock(mu_);
+  return base::RefPtr<TextPatches>(static_cast<TextPatches*>(object.text_patches.get()));
+}
+
+base::RefPtr<TextPatches> TextPlaces::patches(memory::Mappable& object) {
+  base::MutexLock lock(mu_);
+  if (!object.text_patches) object.text_patches = base::make_ref<TextPatches>(file_);
+  return base::RefPtr<TextPatches>(static_cast<TextPatches*>(object.text_patches.get()));
+}
+
+uint64_t TextPlaces::place(memory::Mappable& object, uint64_t length) {
+  if (length > window_.length() / 2) return 0;
+  auto patches = this->patches(object);
+  base::MutexLock lock(mu_);
+  uint64_t base = patches->base();
+  if (base != 0) return length <= patches->span_ ? base : 0;
+  // When the window is used up it starts again: two files at one address meet in one process only by chance, and
+  // then one of them goes elsewhere.
+  if (next_ + length > window_.end.value()) next_ = window_.start.value();
+  base = next_;
+  next_ = round_up(next_ + length, kPlaceAlign) + kPlaceAlign;
+  patches->span_ = length;
+  patches->base_.store(base, std::memory_order_release);
+  return base;
+}
+
+void TextPlaces::adopt(TextPatches& patches, uint64_t base) {
+  base::MutexLock lock(mu_);
+  if (patches.base() != 0) return;
+  patches.span_ = ~uint64_t{0};
+  patches.base_.store(base, std::memory_order_release);
+}
+
+// The host's vDSO, which the platform shows to guests, as the sentry has it mapped itself.
+base::RefPtr<memory::Mappable> TextPlaces::vdso(uint64_t length) {
+  base::MutexLock create(vdso_mu_);
+  if (vdso_) return vdso_;
+  auto cache = base::make_ref<memory::PageCache>(file_, memory::MemoryKind::kKernel, nullptr, true);
+  // UNSAFE: the vDSO of this process is mapped for as long as it lives; the platform gives guests the same image.
+  const auto* own = reinterpret_cast<const uint8_t*>(getauxval(AT_SYSINFO_EHDR));
+  if (own) {
+    (void)cache->write(0, length, [&, at = uint64_t{0}](std::span<uint8_t> dst) mutable -> base::Result<size_t> {
+      memcpy(dst.data(), own + at, dst.size());
+      at += dst.size();
+      return dst.size();
+    });
+  }
+  vdso_ = cache;
+  return vdso_;
+}
+
+// For a page of executable file text that has a twin: a piece of it around the page. Null when there is none.
+Piece* Impl::map_patched_active(VmaMap::iterator it, uint64_t page) {
+  Vma& vma = it->second;
+  if (!vma.prot.exec || vma.sharing != Sharing::kPrivate || vma.special) return nullptr;
+  auto patches = places->existing(*vma.object);
+  if (!patches || patches->base() + vma.offset != it->first) return nullptr;
+  TextPatches::Twin twin;
+  if (!patches->find(vma.offset + (page - it->first), *vma.object, twin)) return nullptr;
+  AddrRange gap = pieces.gap(page, it->first, vma.end);
+  uint64_t twin_start = it->first + twin.start - vma.offset, twin_end = it->first + twin.end - vma.offset;
+  uint64_t lo = std::max(gap.start.value(), twin.start < vma.offset ? it->first : twin_start);
+  uint64_t hi = std::min(gap.end.value(), twin_end);
+  FileRange mine{twin.pages.offset + (vma.offset + (lo - it->first) - twin.start), hi - lo};
+  file.add_ref(mine);
+  file.drop_ref(twin.pages);
+  uint16_t guest = static_cast<uint16_t>((vma.prot.read ? kGuestRead : 0) | (vma.prot.write ? kGuestWrite : 0) | kGuestExec);
+  pieces.insert({lo, hi, mine.offset, static_cast<uint16_t>(kCow | kPatched | guest)});
+  return pieces.find(page);
+}
+
+namespace {
+
+// Changes up to 8 bytes of running code at once: one store inside a cache line, which no core fetches half of.
+// False when the bytes straddle two lines.
+bool store_code(uint8_t* at, const uint8_t* bytes, size_t n) {
+  auto address = reinterpret_cast<uintptr_t>(at);
+  uintptr_t line = address & ~(kCacheLine - 1);
+  if (n > 8 || address + n > line + kCacheLine) return false;
+  uintptr_t word_at = std::min(address, line + kCacheLine - 8);
+  struct [[gnu::packed]] Word {
+    uint64_t value;
+  };
+  auto* word = reinterpret_cast<Word*>(word_at);
+  uint64_t value = 0;
+  memcpy(&value, word, 8);
+  memcpy(reinterpret_cast<uint8_t*>(&value) + (address - word_at), bytes, n);
+  // UNSAFE: may be unaligned, but x86 stores within one cache line are atomic.
+  asm volatile("movq %1, %0" : "=m"(*word) : "r"(value) : "memory");
+  return true;
+}
+
+}  // namespace
+
+namespace {
+std::span<const platform::PatchEdit> edits_of(const platform::PatchPlan& plan) { return {plan.edits, plan.count}; }
+}  // namespace
+
+// Where the text around a system call comes from.
+struct MemoryManager::TextSite {
+  base::RefPtr<memory::Mappable> object;
+  uint64_t page = 0;
+  uint64_t vma_start = 0, vma_end = 0, vma_offset = 0;
+  bool patched = false, anonymous = false;
+  uint8_t bytes[kPageSize];
+};
+
+void MemoryManager::consider_patching(Addr site) {
+  Impl& m = *impl_;
+  if (site.value() < kPageSize) return;
+  uint64_t instruction = site.value() - 2, page = round_down(instruction, kPageSize);
+  if (round_down(site.value() - 1, kPageSize) != page) return;
+  TextSite text;
+  text.page = page;
+  {
+    base::ReadLock mapping(m.mapping_mu);
+    base::ReadLock active(m.active_mu);
+    auto it = m.find_vma(page);
+    if (it == m.vmas.end()) return;
+    const Vma& v = it->second;
+    if (!v.prot.exec || v.prot.write || v.sharing != Sharing::kPrivate || v.special) return;
+    const Piece* p = m.pieces.find_const(page);
+    if (!p) return;
+    text.patched = p->has(kPatched);
+    text.anonymous = p->has(kAnon);
+    text.object = v.object;
+    text.vma_start = it->first;
+    text.vma_end = v.end;
+    text.vma_offset = v.offset;
+    memcpy(text.bytes, m.file.data(p->offset_of(page)), kPageSize);
+  }
+  const uint8_t* code = text.bytes + (instruction - page);
+  if (code[0] != 0x0f || code[1] != 0x05) return;
+  platform::PatchPlan plan = m.platform.plan_patch({text.bytes, kPageSize}, Addr(page), site);
+  if (plan.count == 0) return;
+  for (const platform::PatchEdit& edit : edits_of(plan)) {
+    uint64_t at = edit.start.value();
+    if (at < page || at + edit.length > page + kPageSize) return;
+  }
+  if (text.anonymous) {
+    patch_private(page, plan);
+  } else if (text.object) {
+    patch_file(text, plan);
+  }
+}
+
+// Pages that only this process has (code made at run time, copied text): changed in place.
+void MemoryManager::patch_private(uint64_t page, const platform::PatchPlan& plan) {
+  Impl& m = *impl_;
+  if (!m.resolve(page, Impl::Want::kForceWrite, Impl::MapIt::kNo)) return;
+  base::WriteLock active(m.active_mu);
+  const Piece* p = m.pieces.find_const(page);
+  if (!p || !p->has(kAnon) || p->has(kCow)) return;
+  for (const platform::PatchEdit& edit : edits_of(plan))
+    if (!store_code(m.file.data(p->offset_of(edit.start.value())), edit.bytes, edit.length)) return;
+}
+
+namespace {
+
+// Copies the file's pages, or those of the twin that is to be replaced, into fresh ones.
+bool make_twin(Impl& m, memory::Mappable& object, TextPatches& patches, TextPatches::Twin& twin, uint64_t offset) {
+  TextPatches::Twin old;
+  bool have_old = patches.find(offset, object, old);
+  if (have_old) {
+    twin.start = old.start;
+    twin.end = old.end;
+  }
+  auto pages = m.file.allocate(twin.end - twin.start, memory::MemoryKind::kPageCache);
+  if (pages) twin.pages = *pages;
+  if (pages && have_old) m.file.copy(twin.pages.offset, old.pages.offset, twin.pages.length);
+  if (have_old) m.file.drop_ref(old.pages);
+  if (!pages) return false;
+  for (uint64_t at = twin.start; at < twin.end && !have_old;) {
+    auto from = object.translate(at, twin.end - at, false);
+    if (!from) {  // the end of the file was inside
+      m.file.drop_ref(twin.pages);
+      return false;
+    }
+    m.file.copy(twin.pages.offset + (at - twin.start), from->offset, from->length);
+    m.file.drop_ref(*from);
+    at += from->length;
+  }
+  return true;
+}
+
+// Puts the twin around `page` in place of the file's pages in one address space.
+bool map_twin(Impl& m, const memory::Mappable& object, uint64_t base, uint64_t page, const TextPatches::Twin& twin) {
+  MappingWrite lock(m);
+  auto it = m.find_vma(page);
+  if (it == m.vmas.end() || it->second.object.get() != &object || base + it->second.offset != it->first ||
+      !it->second.prot.exec || it->second.prot.write)
+    return false;
+  uint64_t lo = std::max(it->first, base + twin.start), hi = std::min(it->second.end, base + twin.end);
+  if (page < lo || page >= hi) return false;
+  // The process's own copies of text stay; what is between them is replaced.
+  for (size_t i = m.pieces.lower(lo); i < m.pieces.v.size() && m.pieces.v[i].start < hi; ++i) {
+    const Piece& p = m.pieces.v[i];
+    if (!p.has(kAnon)) continue;
+    if (p.start > page) {
+      hi = p.start;
+      break;
+    }
+    if (p.end > page) return false;
+    lo = p.end;
+  }
+  auto [first, last] = m.pieces.isolate(lo, hi);
+  for (size_t i = first; i < last; ++i) m.retire_active(m.pieces.v[i].file_range());
+  m.pieces.erase(first, last);
+  Piece* p = m.map_patched_active(it, page);
+  if (p) {
+    m.map_piece_active(*p);
+    lo = std::max(lo, p->end);  // normally nothing is left
+  }
+  if (lo < hi) m.space->unmap({Addr(lo), Addr(hi)});
+  return p != nullptr;
+}
+
+}  // namespace
+
+bool MemoryManager::patch_file(const TextSite& site, const platform::PatchPlan& plan) {
+  Impl& m = *impl_;
+  memory::Mappable& object = *site.object;
+  auto patches = m.places->patches(object);
+  // A file without a place gets the one that it has here.
+  if (patches->base() == 0 && site.vma_start > site.vma_offset)
+    m.places->adopt(*patches, site.vma_start - site.vma_offset);
+  uint64_t base = patches->base();
+  if (base == 0 || base + site.vma_offset != site.vma_start) return false;
+  const uint64_t offset = plan.edits[0].start.value() - base;  // all are on one page
+  TextPatches::Twin twin;
+  const auto in_twin = [&](const platform::PatchEdit& edit) {
+    return m.file.data(twin.pages.offset + (edit.start.value() - base - twin.start));
+  };
+  bool stored = false;
+  if (patches->find(offset, object, twin)) {
+    stored = true;
+    for (const platform::PatchEdit& edit : edits_of(plan)) stored = stored && store_code(in_twin(edit), edit.bytes, edit.length);
+    m.file.drop_ref(twin.pages);
+  }
+  if (!stored) {
+    // Nobody runs on a new twin yet, so any bytes can be changed in it.
+    twin = {};
+    twin.version = object.version();
+    twin.start = std::max(round_down(offset, kTwinSize), site.vma_offset);
+    twin.end = std::min(round_down(offset, kTwinSize) + kTwinSize, site.vma_offset + (site.vma_end - site.vma_start));
+    if (!make_twin(m, object, *patches, twin, offset)) return false;
+    for (const platform::PatchEdit& edit : edits_of(plan)) memcpy(in_twin(edit), edit.bytes, edit.length);
+    patches->publish(twin);
+  }
+  return map_twin(m, object, base, site.page, twin);
+}
+
+}  // namespace sentry::mm

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+// FileDescription: an open file, as open(2) means the word: position, status flags, and the operations of whatever is
+// behind it (file, directory, pipe, socket, epoll, eventfd, terminal, ...).
+//
+// Threads: any operation may run on several tasks at once. `offset_lock_` serialises those that use the position; it sleeps,
+// since what it covers may block.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "abi/types/types.h"
+#include "base/core/result.h"
+#include "base/ref/ref.h"
+#include "base/sync/mutex.h"
+#include "sentry/memory/mapped_file.h"
+#include "sentry/vfs/io_buffer.h"
+#include "sentry/vfs/mount.h"
+#include "sentry/vfs/op_context.h"
+
+namespace sentry::vfs {
+
+// open(2) flags, x86-64.
+enum : uint32_t {
+  kO_RDONLY = 0, kO_WRONLY = 1, kO_RDWR = 2, kO_ACCMODE = 3, kO_CREAT = 0100, kO_EXCL = 0200, kO_NOCTTY = 0400,
+  kO_TRUNC = 01000, kO_APPEND = 02000, kO_NONBLOCK = 04000, kO_DSYNC = 010000, kO_ASYNC = 020000, kO_DIRECT = 040000,
+  kO_LARGEFILE = 0100000, kO_DIRECTORY = 0200000, kO_NOFOLLOW = 0400000, kO_NOATIME = 01000000, kO_CLOEXEC = 02000000,
+  kO_SYNC = 04010000, kO_PATH = 010000000, kO_TMPFILE = 020200000,
+  kFmodeExec = 040,  // internal: opened for execution, needs execute instead of read permission
+};
+
+enum : uint32_t { kSealSeal = 1, kSealShrink = 2, kSealGrow = 4, kSealWrite = 8, kSealFutureWrite = 16, kSealExec = 32 };
+enum : uint32_t { kFallocKeepSize = 1, kFallocPunchHole = 2, kFallocCollapse = 8, kFallocZeroRange = 16, kFallocInsert = 32 };
+
+struct DirEntryInfo {
+  std::string_view name;
+  uint64_t inode = 0;
+  uint8_t type = 0;          // DT_*
+  uint64_t next_offset = 0;  // d_off: where to continue after this one
+};
+// False: no room, stop (the entry was not taken).
+using DirSink = base::FunctionRef<bool(const DirEntryInfo&)>;
+
+class FileDescription : public memory::MappedFile {
+ public:
+  // `flags`: access mode and status flags of open(2).
+  FileDescription(Path path, uint32_t flags);
+  ~FileDescription() override;
+
+  const Path& path() const { return path_; }
+  Inode& inode() const { return *inode_; }
+  uint32_t status_flags() const { return flags_.load(std::memory_order_relaxed); }
+  virtual base::Result<void> set_status_flags(OpContext& ctx, uint32_t flags);  // F_SETFL: the changeable ones
+  bool is_readable() const { return readable_; }
+  bool is_writable() const { return writable_; }
+  bool is_nonblocking() const { return (status_flags() & kO_NONBLOCK) != 0; }
+
+  // Positioned I/O; ESPIPE where there is no position. 0 bytes = end of file. kEAGAIN means "would block": the
+  // system-call layer waits with wait_queue()/readiness() and calls again unless O_NONBLOCK.
+  virtual base::Result<size_t> pread(OpContext& ctx, IoBuffer& dst, uint64_t offset) { return base::err(abi::Errno::kESPIPE); }
+  // A write at kAtEnd appends atomically (what O_APPEND turns every write into).
+  static constexpr uint64_t kAtEnd = ~uint64_t{0};
+  virtual base::Result<size_t> pwrite(OpContext& ctx, IoBuffer& src, uint64_t offset) { return base::err(abi::Errno::kESPIPE); }
+  // At the position: the default uses pread/pwrite and moves it (append mode respected). Streams override these.
+  virtual base::Result<size_t> read(OpContext& ctx, IoBuffer& dst);
+  virtual base::Result<size_t> write(OpContext& ctx, IoBuffer& src);
+  virtual base::Result<uint64_t> seek(OpContext& ctx, int64_t offset, int32_t whence);
+  virtual bool is_seekable() const { return false; }
+  // read() and write() wait by themselves where they may (timeouts of their own): kEAGAIN is final.
+  virtual bool waits_itself() const { return false; }
+  uint64_t offset() const { return offset_.load(std::memory_order_relaxed); }
+
+  // getdents64 from the position; sets it.
+  virtual base::Result<void> readdir(OpContext& ctx, DirSink sink) { return base::err(abi::Errno::kENOTDIR); }
+
+  // What is ready now, and who tells when that changes. Regular files are always ready and have no queue.
+  virtual PollMask readiness(PollMask interest) { return kPollIn | kPollOut | kPollRdNorm | kPollWrNorm; }
+  virtual WaitQueue* wait_queue() { return nullptr; }
+
+  virtual base::Result<int64_t> ioctl(OpContext& ctx, uint32_t request, uint64_t arg) { return base::err(abi::Errno::kENOTTY); }
+  virtual base::Result<void> fsync(OpContext& ctx, bool data_only) { return base::err(abi::Errno::kEINVAL); }
+  virtual base::Result<void> fallocate(OpContext& ctx, uint32_t mode, uint64_t offset, uint64_t length) { return base::err(abi::Errno::kENODEV); }
+  virtual base::Result<void> truncate(OpContext& ctx, uint64_t size);  // ftruncate: inode().set_attr by default
+  virtual base::Result<Stat> stat(OpContext& ctx) { return inode().stat(ctx); }
+  // For mmap: ENODEV when it cannot be mapped.
+  virtual base::Result<base::RefPtr<memory::Mappable>> mappable(OpContext& ctx) { return base::err(abi::Errno::kENODEV); }
+  // The fd table calls this for every descriptor that it drops (close, dup2 over it, exec, exit): POSIX record locks of the
+  // closing process go, then flush(). Without locks the first part is one load.
+  base::Result<void> on_descriptor_close(OpContext& ctx);
+  // F_GET_SEALS, F_ADD_SEALS of memfds. mmap(2) asks too: a sealed file has no writable shared mapping.
+  virtual base::Result<uint32_t> seals() { return base::err(abi::Errno::kEINVAL); }
+  virtual base::Result<void> add_seals(uint32_t seals) { return base::err(abi::Errno::kEINVAL); }
+  // close(2) of one descriptor (not only the last): EIO reporting and the like. The destructor is the last close.
+  virtual base::Result<void> flush(OpContext& ctx) { return {}; }
+  // "pos:\t0\n..." lines beyond the common ones in /proc/PID/fdinfo/N.
+  virtual std::string fdinfo() const { return ""; }
+  Identity mapped_identity() const override;
+
+  // Type tests without RTTI: each kind defines a static tag and overrides this.
+  virtual const void* kind() const { return nullptr; }
+  template <typename T>
+  T* as() {
+    return kind() == T::kKind ? static_cast<T*>(this) : nullptr;
+  }
+
+  // For openers that made the inode writable (get_write_access): the last close gives it back.
+  void holds_write_access() { holds_write_access_ = true; }
+
+  // fcntl F_SETOWN/F_SETSIG, O_ASYNC.
+  struct AsyncOwner {
+    int32_t type = 0, pid = 0, signo = 0;
+  };
+  base::Guarded<AsyncOwner> async_owner{base::LockRank::kLeaf};
+
+ protected:
+  SleepLock offset_lock_;
+  std::atomic<uint64_t> offset_{0};
+  std::atomic<uint32_t> flags_;
+
+ private:
+  friend class EpollFile;
+  friend void leave_epolls(FileDescription& file);
+  void destroy() const override;  // leaves epoll instances while wait_queue() still works
+
+  const Path path_;
+  const base::RefPtr<Inode> inode_;
+  const bool readable_, writable_;
+  bool holds_write_access_ = false;
+  std::atomic<void*> epoll_items_{nullptr};  // list of epoll items that watch this; epoll.cc
+};
+
+// The dentry and mount of objects without a name in the tree (pipes, sockets, eventfds, memfds): one hidden file
+// system. `name` is shown by readlink of /proc/PID/fd/N; one that ends in ':' gets the inode number: "pipe:[12]".
+Path make_anonymous_path(std::string name, uint32_t mode, const creds::Credentials& owner);
+
+// The writer count of an inode against those who execute it. ETXTBSY.
+base::Result<void> get_write_access(Inode& inode);
+void put_write_access(Inode& inode);
+base::Result<void> deny_write_access(Inode& inode);  // exec
+void allow_write_access(Inode& inode);
+
+}  // namespace sentry::vfs
