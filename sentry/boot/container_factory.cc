@@ -23,6 +23,8 @@ using base::RefPtr;
 
 namespace {
 
+constexpr uint64_t kStdioLimit = 1024;  // of descriptor numbers, when only 0 to 2 are installed
+
 HostErr host_error(std::string what, abi::Errno e) { return HostErr(HostError::from_errno(std::move(what), static_cast<int>(e))); }
 
 // devtmpfs: a tmpfs with the standard device nodes in it.
@@ -73,27 +75,43 @@ HostResult<RefPtr<kernel::Container>> DefaultContainerFactory::create(const abi:
   return container;
 }
 
-HostResult<control::ContainerFactory::Stdio> DefaultContainerFactory::create_stdio(const abi::oci::Process& process,
-                                                                                   std::vector<base::UniqueFd> host_fds) {
+HostResult<control::ContainerFactory::Stdio> DefaultContainerFactory::create_terminal(kernel::Container& container,
+                                                                                      const abi::oci::Process& process, Role role,
+                                                                                      base::UniqueFd host_fd) {
+  base::Result<fs::Console> console = base::err(abi::Errno::kENODEV);
+  vfs::MountNamespace& mounts = *container.namespaces->mounts;
+  kernel_.run_in_kernel(
+      [&](vfs::OpContext& ctx) {
+        console = fs::create_console(kernel_, ctx, {std::move(host_fd), process.columns, process.rows, abi::KUid(process.uid)});
+        if (!console || !console->has_node || role != Role::kInit) return;
+        // As runc does. A root without that file has no console.
+        auto at = vfs::walk(ctx, container.root, "/dev/console", 0);
+        if (at && !at->path.dentry->is_negative()) (void)mounts.bind(console->file->path(), at->path, false, vfs::kMsNoSuid | vfs::kMsNoExec);
+      },
+      container.root, container.namespaces->mounts);
+  if (!console) return host_error("terminal", console.error());
   Stdio out;
   out.fds = base::make_ref<kernel::FdTable>();
-  constexpr uint64_t kLimit = 1024;
-  if (process.terminal) {
-    auto console = fs::create_console(kernel_, std::move(host_fds[0]), process.columns, process.rows);
-    if (!console) return host_error("terminal", console.error());
-    for (int i = 0; i < 3; ++i) (void)out.fds->install(console->file, false, kLimit);
-    out.controlling_tty = console->controlling_tty;
-    out.tty_device = console->device;
-    out.resize = [tty = console->controlling_tty](uint16_t columns, uint16_t rows) { fs::resize_console(*tty, columns, rows); };
-    return out;
-  }
+  for (int i = 0; i < 3; ++i) (void)out.fds->install(console->file, false, kStdioLimit);
+  out.controlling_tty = console->controlling_tty;
+  out.tty_device = console->device;
+  out.resize = [tty = console->controlling_tty](uint16_t columns, uint16_t rows) { fs::resize_console(*tty, columns, rows); };
+  return out;
+}
+
+HostResult<control::ContainerFactory::Stdio> DefaultContainerFactory::create_stdio(kernel::Container& container,
+                                                                                   const abi::oci::Process& process, Role role,
+                                                                                   std::vector<base::UniqueFd> host_fds) {
+  if (process.terminal) return create_terminal(container, process, role, std::move(host_fds[0]));
+  Stdio out;
+  out.fds = base::make_ref<kernel::FdTable>();
   auto owner = creds::Credentials::create_root(kernel_.root_user_namespace());
   owner->fsuid = abi::KUid(process.uid);
   owner->fsgid = abi::KGid(process.gid);
   for (base::UniqueFd& fd : host_fds) {
     auto file = fs::host::create(kernel_.reactor(), std::move(fd), *owner);
     if (!file) return host_error("standard descriptor", file.error());
-    (void)out.fds->install(std::move(*file), false, kLimit);
+    (void)out.fds->install(std::move(*file), false, kStdioLimit);
   }
   return out;
 }

@@ -16,9 +16,12 @@ class DefaultContainerFactory final : public control::ContainerFactory {
   explicit DefaultContainerFactory(kernel::Kernel& kernel) : kernel_(kernel) {}
   base::HostResult<base::RefPtr<kernel::Container>> create(const abi::oci::Container& config,
                                                            base::UniqueFd gofer_socket) override;
-  base::HostResult<Stdio> create_stdio(const abi::oci::Process& process, std::vector<base::UniqueFd> host_fds) override;
+  base::HostResult<Stdio> create_stdio(kernel::Container& container, const abi::oci::Process& process, Role role,
+                                       std::vector<base::UniqueFd> host_fds) override;
 
  private:
+  base::HostResult<Stdio> create_terminal(kernel::Container& container, const abi::oci::Process& process, Role role,
+                                          base::UniqueFd host_fd);
   kernel::Kernel& kernel_;
 };
 

@@ -168,10 +168,10 @@ Outcome<Json> Requests::Impl::create(Request& request, const Json& params) {
   if (fds.size() != wanted) return fail(fmt::format("{} descriptors came with create, {} are wanted", fds.size(), wanted));
   base::UniqueFd gofer = std::move(fds[0]);
   fds.erase(fds.begin());
-  auto stdio = factory.create_stdio(config->process, std::move(fds));
-  if (!stdio) return fail(stdio.error().message);
   auto container = factory.create(*config, std::move(gofer));
   if (!container) return fail(container.error().message, static_cast<abi::Errno>(container.error().host_errno));
+  auto stdio = factory.create_stdio(**container, config->process, ContainerFactory::Role::kInit, std::move(fds));
+  if (!stdio) return fail(stdio.error().message);
   ContainerRecord record;
   record.container = std::move(*container);
   record.stdio = std::move(*stdio);
@@ -244,7 +244,7 @@ Outcome<Json> Requests::Impl::exec(Request& request, const Json& params) {
   }
   const size_t wanted = process->terminal ? 1 : 3;
   if (request.fds().size() != wanted) return fail(fmt::format("{} descriptors came with exec, {} are wanted", request.fds().size(), wanted));
-  auto stdio = factory.create_stdio(*process, std::move(request.fds()));
+  auto stdio = factory.create_stdio(*args.container, *process, ContainerFactory::Role::kExec, std::move(request.fds()));
   if (!stdio) return fail(stdio.error().message);
   args.spec = std::move(*process);
   args.fds = std::move(stdio->fds);

@@ -25,8 +25,11 @@ class ContainerFactory {
   };
   virtual base::HostResult<base::RefPtr<kernel::Container>> create(const abi::oci::Container& config,
                                                                    base::UniqueFd gofer_socket) = 0;
-  // Guest descriptors 0..2 from host ones: [stdin, stdout, stderr], or [tty] with `terminal`.
-  virtual base::HostResult<Stdio> create_stdio(const abi::oci::Process& process, std::vector<base::UniqueFd> host_fds) = 0;
+  // Guest descriptors 0..2 from host ones: [stdin, stdout, stderr], or [tty] with `terminal`. The terminal of the init
+  // process is also the container's /dev/console.
+  enum class Role : uint8_t { kInit, kExec };
+  virtual base::HostResult<Stdio> create_stdio(kernel::Container& container, const abi::oci::Process& process, Role role,
+                                               std::vector<base::UniqueFd> host_fds) = 0;
 };
 
 class Requests {

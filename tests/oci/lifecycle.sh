@@ -143,6 +143,9 @@ if command -v script >/dev/null; then
   err=$($R run -b "$WORK/tty" t2 2>&1 </dev/null); is "terminal: none there" $? 128
   err=$($R create -b "$WORK/tty" t3 2>&1); is "terminal: create without --console-socket" $? 128
 fi
+if [ "$MODE" = real ] && command -v python3 >/dev/null; then
+  said=$(timeout 60 "$(dirname "$0")/terminal.py" $RAW 2>&1); is "terminal: bash at one" "$?: $said" "0: "
+fi
 
 # --- hostile configs: one line that names the field, status 128, nothing left
 for patch in '"process":{"args":[]}|process.args: must not be empty' '"process":{"args":["x"],"cwd":"x"}|process.cwd: must be' \

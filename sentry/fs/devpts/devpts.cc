@@ -59,7 +59,7 @@ class DevptsFs final : public SyntheticFs {
   }
 
   // ENOSPC beyond kMaxPtys.
-  Result<RefPtr<Tty>> create(vfs::OpContext& ctx) {
+  Result<RefPtr<Tty>> create(vfs::OpContext& ctx, abi::KUid uid) {
     base::MutexLock lock(mu_);
     uint32_t index = 0;
     for (const auto& [used, inode] : ptys_) {
@@ -69,15 +69,16 @@ class DevptsFs final : public SyntheticFs {
     if (index >= kMaxPtys) return err(kENOSPC);
     auto tty = base::make_ref<Tty>(abi::DeviceId{kPtsMajor, index});
     const creds::Credentials& c = ctx.creds();
-    ptys_.emplace(index, base::make_ref<PtsInode>(*this, tty, options.mode, options.uid.value_or(c.fsuid),
+    ptys_.emplace(index, base::make_ref<PtsInode>(*this, tty, options.mode, options.uid.value_or(uid),
                                                   options.gid.value_or(c.fsgid)));
     return tty;
   }
-  void remove(uint32_t index) {
+  void remove(const Tty& tty) {
     RefPtr<PtsInode> dropped;
     base::MutexLock lock(mu_);
-    auto it = ptys_.find(index);
-    if (it == ptys_.end()) return;
+    auto it = ptys_.find(tty.device().minor);
+    // The number may have a new owner.
+    if (it == ptys_.end() || it->second->tty().get() != &tty) return;
     dropped = std::move(it->second);
     ptys_.erase(it);
   }
@@ -96,7 +97,7 @@ class DevptsFs final : public SyntheticFs {
 
  private:
   base::Mutex mu_{base::LockRank::kPipe};
-  std::map<uint32_t, RefPtr<PtsInode>> ptys_ GUARDED_BY(mu_);  // while the master is open
+  std::map<uint32_t, RefPtr<PtsInode>> ptys_ GUARDED_BY(mu_);  // while the other end is there
 };
 
 class PtsDirectory final : public Directory {
@@ -135,7 +136,7 @@ class PtyMaster final : public vfs::FileDescription, private Tty::Sink {
   ~PtyMaster() override {
     tty_->set_sink(nullptr);
     tty_->hang_up();
-    fs_->remove(tty_->device().minor);
+    fs_->remove(*tty_);
   }
   bool waits_itself() const override { return true; }
   vfs::WaitQueue* wait_queue() override { return &queue_; }
@@ -250,7 +251,7 @@ Result<RefPtr<DevptsFs>> instance_of(vfs::OpContext& ctx, const vfs::Path& ptmx)
 
 Result<RefPtr<vfs::FileDescription>> open_ptmx(vfs::OpContext& ctx, const vfs::Path& path, uint32_t flags, abi::DeviceId) {
   RefPtr<DevptsFs> fs = TRY(instance_of(ctx, path));
-  RefPtr<Tty> tty = TRY(fs->create(ctx));
+  RefPtr<Tty> tty = TRY(fs->create(ctx, ctx.creds().fsuid));
   return RefPtr<vfs::FileDescription>(base::make_ref<PtyMaster>(path, flags, std::move(fs), std::move(tty)));
 }
 
@@ -287,6 +288,20 @@ Result<Options> parse_options(std::string_view data) {
 }
 
 }  // namespace
+
+Result<Pts> create_pts(vfs::OpContext& ctx, const vfs::Path& devpts, abi::KUid uid) {
+  if (devpts.mount->fs().type() != "devpts" || devpts.dentry != devpts.mount->root()) return err(kENODEV);
+  auto& fs = static_cast<DevptsFs&>(devpts.mount->fs());
+  RefPtr<Tty> tty = TRY(fs.create(ctx, uid));
+  Result<RefPtr<vfs::Dentry>> node = devpts.dentry->child(ctx, std::to_string(tty->device().minor));
+  if (!node || (*node)->is_negative()) {
+    fs.remove(*tty);
+    return err(node ? kENOENT : node.error());
+  }
+  return Pts{{devpts.mount, std::move(*node)}, std::move(tty)};
+}
+
+void remove_pts(vfs::FileSystem& fs, const Tty& tty) { static_cast<DevptsFs&>(fs).remove(tty); }
 
 void register_devpts() {
   vfs::register_device({vfs::DeviceClass::kChar, 5, 2, 1, "/dev/ptmx", open_ptmx});

@@ -28,8 +28,9 @@ constexpr uint32_t kPtsMajor = 136;
 // Owned by the terminal until its last program has closed it; callbacks and jobs under way hold it as well.
 class ConsolePump final : public base::RefCounted, public Tty::Sink {
  public:
-  ConsolePump(kernel::Kernel& kernel, base::UniqueFd fd, RefPtr<Tty> tty)
-      : kernel_(kernel), fd_(std::move(fd)), tty_(std::move(tty)) {}
+  // `devpts`: where the terminal has its name, or null.
+  ConsolePump(kernel::Kernel& kernel, base::UniqueFd fd, RefPtr<Tty> tty, RefPtr<vfs::FileSystem> devpts)
+      : kernel_(kernel), fd_(std::move(fd)), tty_(std::move(tty)), devpts_(std::move(devpts)) {}
 
   void start() {
     tty_->set_sink(this, RefPtr<ConsolePump>(this));
@@ -47,6 +48,8 @@ class ConsolePump final : public base::RefCounted, public Tty::Sink {
   void closed() override {
     output_ready();
     stop_watching();
+    // The pump goes with its last user, so nobody may come back.
+    remove_node();
     base::MutexLock lock(mu_);
     finished_ = true;
   }
@@ -113,6 +116,10 @@ class ConsolePump final : public base::RefCounted, public Tty::Sink {
       finished_ = true;
     }
     tty_->hang_up();
+    remove_node();
+  }
+  void remove_node() {
+    if (devpts_) remove_pts(*devpts_, *tty_);
   }
 
   // Whoever set writing_ empties the terminal's output.
@@ -174,6 +181,7 @@ class ConsolePump final : public base::RefCounted, public Tty::Sink {
   kernel::Kernel& kernel_;
   const base::UniqueFd fd_;
   const RefPtr<Tty> tty_;
+  const RefPtr<vfs::FileSystem> devpts_;
   base::Mutex mu_{base::LockRank::kPipe};
   kernel::Reactor::WatchId watch_ GUARDED_BY(mu_) = 0;
   bool writing_ GUARDED_BY(mu_) = false, paused_ GUARDED_BY(mu_) = false, finished_ GUARDED_BY(mu_) = false;
@@ -190,24 +198,33 @@ Result<RefPtr<vfs::FileDescription>> open_controlling_tty(vfs::OpContext& ctx, c
 
 }  // namespace
 
-Result<Console> create_console(kernel::Kernel& kernel, base::UniqueFd host_fd, uint16_t columns, uint16_t rows) {
-  // A number that no devpts instance gives out.
-  static std::atomic<uint32_t> next{4096};
-  const abi::DeviceId device{kPtsMajor, next.fetch_add(1)};
-  auto tty = base::make_ref<Tty>(device);
-  WindowSize size{rows, columns, 0, 0};
-  if (rows == 0 && columns == 0) {
+Result<Console> create_console(kernel::Kernel& kernel, vfs::OpContext& ctx, ConsoleArgs args) {
+  WindowSize size{args.rows, args.columns, 0, 0};
+  if (args.rows == 0 && args.columns == 0) {
     winsize w{};
-    if (ioctl(host_fd.get(), TIOCGWINSZ, &w) == 0) size = {w.ws_row, w.ws_col, w.ws_xpixel, w.ws_ypixel};
+    if (ioctl(args.host_fd.get(), TIOCGWINSZ, &w) == 0) size = {w.ws_row, w.ws_col, w.ws_xpixel, w.ws_ypixel};
   }
-  tty->set_window(size);
-  auto root = creds::Credentials::create_root(creds::UserNamespace::create_root());
-  vfs::Path path = vfs::make_anonymous_path("/dev/console", abi::kS_IFCHR | 0620, *root);
+  Pts pts;
+  RefPtr<vfs::FileSystem> devpts;
+  if (auto found = vfs::walk(ctx, ctx.root(), "/dev/pts", vfs::kLookupFollow | vfs::kLookupDirectory)) {
+    if (auto made = create_pts(ctx, found->path, args.owner)) {
+      pts = std::move(*made);
+      devpts = RefPtr<vfs::FileSystem>(&pts.path.mount->fs());
+    }
+  }
   Console console;
-  console.file = base::make_ref<TtyFile>(std::move(path), vfs::kO_RDWR, tty);
-  console.controlling_tty = tty;
-  console.device = static_cast<uint32_t>(device.encoded());
-  base::make_ref<ConsolePump>(kernel, std::move(host_fd), tty)->start();
+  console.has_node = devpts != nullptr;
+  if (!console.has_node) {
+    // A number that no devpts instance gives out.
+    static std::atomic<uint32_t> next{4096};
+    pts.tty = base::make_ref<Tty>(abi::DeviceId{kPtsMajor, next.fetch_add(1)});
+    pts.path = vfs::make_anonymous_path("/dev/console", abi::kS_IFCHR | 0620, ctx.creds());
+  }
+  pts.tty->set_window(size);
+  console.file = base::make_ref<TtyFile>(std::move(pts.path), vfs::kO_RDWR, pts.tty);
+  console.controlling_tty = pts.tty;
+  console.device = static_cast<uint32_t>(pts.tty->device().encoded());
+  base::make_ref<ConsolePump>(kernel, std::move(args.host_fd), pts.tty, std::move(devpts))->start();
   return console;
 }
 

@@ -15,12 +15,19 @@ struct Console {
   base::RefPtr<vfs::FileDescription> file;
   // For CreateProcessArgs::controlling_tty.
   base::RefPtr<base::RefCounted> controlling_tty;
-  uint32_t device = 0;  // its encoded number, for CreateProcessArgs::tty_device
+  uint32_t device = 0;    // its encoded number, for CreateProcessArgs::tty_device
+  bool has_node = false;  // the file has a path that can be opened again
 };
 
-// Takes `host_fd` over. With columns and rows 0 the window size is the host terminal's. Bytes are pumped by the reactor until
-// either side hangs up. From any host thread.
-base::Result<Console> create_console(kernel::Kernel& kernel, base::UniqueFd host_fd, uint16_t columns, uint16_t rows);
+struct ConsoleArgs {
+  base::UniqueFd host_fd;
+  uint16_t columns = 0, rows = 0;  // both 0: those of the host terminal
+  abi::KUid owner{0};
+};
+
+// A terminal with a name in the devpts that the context sees at /dev/pts; nameless when there is none. Bytes are pumped by
+// the reactor until either side hangs up.
+base::Result<Console> create_console(kernel::Kernel& kernel, vfs::OpContext& ctx, ConsoleArgs args);
 
 // TIOCSWINSZ from outside: SIGWINCH to the foreground group when it differs.
 void resize_console(base::RefCounted& controlling_tty, uint16_t columns, uint16_t rows);

@@ -495,7 +495,8 @@ TtyFile::TtyFile(vfs::Path path, uint32_t flags, RefPtr<Tty> tty)
 
 Result<vfs::Stat> TtyFile::stat(vfs::OpContext& ctx) {
   vfs::Stat st = TRY(FileDescription::stat(ctx));
-  st.rdev = tty_->device();
+  // A console without a node.
+  if (st.rdev == abi::DeviceId{}) st.rdev = tty_->device();
   return st;
 }
 

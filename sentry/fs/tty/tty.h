@@ -150,4 +150,14 @@ class TtyFile final : public vfs::FileDescription {
 // /dev/ptmx and devpts: sentry/fs/devpts.
 void register_devpts();
 
+// A terminal in the devpts instance mounted at `devpts` whose other end is not a PtyMaster but the caller's sink. Its name is
+// there, owned by `uid`, until remove_pts(). ENODEV when that is no devpts.
+struct Pts {
+  vfs::Path path;
+  base::RefPtr<Tty> tty;
+};
+base::Result<Pts> create_pts(vfs::OpContext& ctx, const vfs::Path& devpts, abi::KUid uid);
+// Again or for a terminal that is not in `fs` any more: without effect.
+void remove_pts(vfs::FileSystem& fs, const Tty& tty);
+
 }  // namespace sentry::fs
