@@ -169,7 +169,30 @@ TEST(all_processes_are_listed) {
   kit_wait(pid);
   struct stat st;
   EXPECT_ERR(stat(path, &st), ENOENT);
-  EXPECT_TRUE(openat(fd, "status", O_RDONLY) < 0);
+  EXPECT_ERR(openat(fd, "status", O_RDONLY), ESRCH);
+}
+TEST(directory_of_a_dead_process) {
+  IN_CHILD(pid, for (;;) pause());
+  char path[64], b[1024];
+  sprintf(path, "/proc/%d", pid);
+  int dir = OK(open(path, O_RDONLY | O_DIRECTORY)), status = OK(openat(dir, "status", O_RDONLY)), task = OK(openat(dir, "task", O_RDONLY));
+  struct stat st;
+  OK(fstatat(dir, "status", &st, 0));
+  kill(pid, SIGKILL);
+  siginfo_t i;
+  OK(waitid(P_PID, pid, &i, WEXITED | WNOWAIT));
+  EXPECT_GE(openat(dir, "stat", O_RDONLY), 0);  // a zombie still has it
+  kit_wait(pid);
+  EXPECT_ERR(openat(dir, "status", O_RDONLY), ESRCH);
+  EXPECT_ERR(openat(dir, "fd/0", O_RDONLY), ESRCH);
+  EXPECT_ERR(openat(dir, "nosuch", O_RDONLY), ESRCH);
+  EXPECT_ERR(fstatat(dir, "status", &st, 0), ESRCH);
+  EXPECT_ERR(readlinkat(dir, "exe", b, sizeof b), ESRCH);
+  sprintf(path, "%d", pid);
+  EXPECT_ERR(openat(task, path, O_RDONLY), ESRCH);
+  EXPECT_ERR(read(status, b, sizeof b), ESRCH);
+  EXPECT_ERR(syscall(SYS_getdents64, dir, b, sizeof b), ENOENT);
+  OK(fstat(dir, &st));
 }
 TEST(task_directory) {
   char path[64];

@@ -54,6 +54,11 @@ class TaskDirectory : public Directory {
   bool is_stale(vfs::OpContext&) const override { return !handle_.get(); }
 
  protected:
+  // proc_pid_permission()
+  Result<void> check_present() const override {
+    TRY(handle_.get());
+    return {};
+  }
   const TaskHandle handle_;
 };
 

@@ -98,7 +98,7 @@ class DirectoryDescription final : public vfs::FileDescription {
     RefPtr<Snapshot> snapshot = snapshot_.get();
     if (!snapshot || at == 0) {
       snapshot = base::make_ref<Snapshot>();
-      dir_->list_all(ctx, snapshot->entries);
+      TRY(dir_->list_all(ctx, snapshot->entries));
       snapshot_.set(snapshot);
     }
     for (; at < snapshot->entries.size() + 2; ++at) {
@@ -199,11 +199,13 @@ const RefPtr<SyntheticInode>* Directory::find(std::string_view name) const {
 }
 
 Result<RefPtr<vfs::Inode>> Directory::lookup(vfs::OpContext& ctx, std::string_view name) {
+  TRY(check_present());
   if (const RefPtr<SyntheticInode>* child = find(name)) return RefPtr<vfs::Inode>(*child);
   return RefPtr<vfs::Inode>(TRY(lookup_dynamic(ctx, name)));
 }
 
 Result<bool> Directory::revalidate(vfs::OpContext& ctx, std::string_view, vfs::Inode* cached) {
+  TRY(check_present());
   if (!cached) return !has_dynamic();
   return !static_cast<SyntheticInode*>(cached)->is_stale(ctx);
 }
@@ -214,9 +216,11 @@ uint64_t Directory::link_count() const {
   return n;
 }
 
-void Directory::list_all(vfs::OpContext& ctx, std::vector<ListedEntry>& out) {
+Result<void> Directory::list_all(vfs::OpContext& ctx, std::vector<ListedEntry>& out) {
+  if (!check_present()) return err(kENOENT);
   for (const auto& [name, child] : children_) out.push_back({name, child->number(), type_of_mode(child->owner().mode)});
   list_dynamic(ctx, out);
+  return {};
 }
 
 Result<RefPtr<vfs::FileDescription>> Directory::open(vfs::OpContext&, const vfs::Path& path, uint32_t flags) {

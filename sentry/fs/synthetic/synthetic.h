@@ -105,7 +105,8 @@ class Directory : public SyntheticInode {
   base::Result<bool> revalidate(vfs::OpContext& ctx, std::string_view name, vfs::Inode* cached) override;
   base::Result<base::RefPtr<vfs::FileDescription>> open(vfs::OpContext& ctx, const vfs::Path& path, uint32_t flags) final;
   uint64_t link_count() const override;
-  void list_all(vfs::OpContext& ctx, std::vector<ListedEntry>& out);
+  // ENOENT when what it showed is gone.
+  base::Result<void> list_all(vfs::OpContext& ctx, std::vector<ListedEntry>& out);
 
  protected:
   virtual base::Result<base::RefPtr<SyntheticInode>> lookup_dynamic(vfs::OpContext&, std::string_view) {
@@ -113,6 +114,8 @@ class Directory : public SyntheticInode {
   }
   virtual void list_dynamic(vfs::OpContext&, std::vector<ListedEntry>&) {}
   virtual bool has_dynamic() const { return false; }
+  // Before a name is looked up here: ESRCH in the directory of a process that is gone, which has no entries either.
+  virtual base::Result<void> check_present() const { return {}; }
 
  private:
   std::vector<std::pair<std::string, base::RefPtr<SyntheticInode>>> children_;
