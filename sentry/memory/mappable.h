@@ -3,6 +3,7 @@
 // vfs offers it, mm uses it.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 
 #include "base/core/result.h"
@@ -54,8 +55,27 @@ class Mappable : public base::RefCounted {
   // True when the bytes cannot change for the sandbox's lifetime (read-only lower of an overlay): patched text
   // may be cached per object.
   virtual bool is_immutable() const { return false; }
+
+  // Shared mappings that may be written, as i_mmap_writable counts them: none may be there when writing is denied for good
+  // (F_SEAL_WRITE), and none comes after that.
+  bool map_writable() {
+    int32_t n = writable_mappings_.load(std::memory_order_relaxed);
+    do {
+      if (n < 0) return false;
+    } while (!writable_mappings_.compare_exchange_weak(n, n + 1));
+    return true;
+  }
+  void unmap_writable() { writable_mappings_.fetch_sub(1); }
+  bool deny_writable() {
+    int32_t none = 0;
+    return writable_mappings_.compare_exchange_strong(none, -1) || none < 0;
+  }
+
   // Patched copies of text, shared by all processes of the sandbox; see sentry/mm/text_patch.h. Owned by mm.
   base::RefPtr<base::RefCounted> text_patches;
+
+ private:
+  std::atomic<int32_t> writable_mappings_{0};  // -1: denied
 };
 
 }  // namespace sentry::memory

@@ -54,6 +54,9 @@ struct MemoryManager::Impl {
   // Splits at both ends; iterators [first, last) are the VMAs inside.
   std::pair<VmaMap::iterator, VmaMap::iterator> isolate_locked(uint64_t start, uint64_t end);
   VmaMap::iterator insert_vma_locked(uint64_t start, Vma vma);
+  // A VMA begins or ceases to refer to its object.
+  void attach_object(const Vma& vma);
+  void detach_object(const Vma& vma);
   void merge_around_locked(uint64_t start, uint64_t end);
   void account(const Vma& vma, uint64_t length, int sign);
   void unmap_locked(uint64_t start, uint64_t end);
@@ -141,6 +144,24 @@ struct MemoryManager::Impl {
   bool made_warm = false;  // the piece just made has its pages in memory
 
   std::atomic<uint64_t> peak_rss{0};
+};
+
+// Keeps an object's count of writable mappings above zero while a VMA of it comes or moves. False: such mappings are denied.
+class WritableHold {
+ public:
+  explicit WritableHold(const Vma& vma) : object_(vma.may_write_shared() ? vma.object : nullptr) {
+    held_ = !object_ || object_->map_writable();
+  }
+  ~WritableHold() {
+    if (held_ && object_) object_->unmap_writable();
+  }
+  explicit operator bool() const { return held_; }
+  WritableHold(const WritableHold&) = delete;
+  WritableHold& operator=(const WritableHold&) = delete;
+
+ private:
+  const base::RefPtr<memory::Mappable> object_;
+  bool held_;
 };
 
 // Exclusive mapping_mu and, where pieces change, active_mu; VMAs that were removed die after it.

@@ -35,8 +35,7 @@ Impl::Impl(memory::MemoryFile& f, platform::Platform& p, std::unique_ptr<platfor
 
 Impl::~Impl() {
   invalidator->detach();
-  for (auto& [start, vma] : vmas)
-    if (vma.object) vma.object->remove_observer(*invalidator);
+  for (auto& [start, vma] : vmas) detach_object(vma);
   // The guest's view goes before the pages do.
   space.reset();
   family->live.fetch_sub(1, std::memory_order_acq_rel);
@@ -118,7 +117,7 @@ base::Result<base::RefPtr<MemoryManager>> MemoryManager::fork() {
       if (vma.dont_fork) continue;
       auto it = c.vmas.emplace_hint(c.vmas.end(), start, vma);
       it->second.locked = it->second.lock_on_fault = false;  // locks are not inherited
-      if (vma.object) vma.object->add_observer(*c.invalidator);
+      c.attach_object(vma);
       c.account(it->second, vma.end - start, 1);
     }
     m.share_pieces_with(c);

@@ -84,6 +84,8 @@ base::Result<Addr> MemoryManager::mmap(const MmapOptions& o) {
     vma.name = "/dev/zero (deleted)";
     vma.offset = 0;
   }
+  const WritableHold hold(vma);
+  if (!hold) return base::err(kEPERM);  // sealed since the caller looked
   // The one place per sandbox for text (see text_patch.h), unless the caller has a wish.
   Image image = Image::kNo;
   if (!fixed && wanted == 0 && vma.object && vma.file && o.sharing == Sharing::kPrivate && o.offset == 0 &&

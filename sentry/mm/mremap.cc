@@ -63,6 +63,7 @@ base::Result<Addr> move_vma(Impl& m, VmaMap::iterator it, const Request& r) {
   if (!r.fixed) to = TRY(m.find_gap_locked(r.new_size, 0));
   if (m.vmas.size() + 3 > kMaxVmas) return base::err(kENOMEM);
   Vma v = it->second;
+  const WritableHold hold(v);
   if (v.object) v.offset += r.old_addr - it->first;
   v.end = to + r.new_size;
   v.grows_down = false;

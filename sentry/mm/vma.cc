@@ -38,10 +38,8 @@ bool MemoryManager::Impl::touches_special(uint64_t start, uint64_t end) {
 
 VmaMap::iterator MemoryManager::Impl::split_vma_locked(VmaMap::iterator it, uint64_t at) {
   Vma right = it->second;
-  if (right.object) {
-    right.offset += at - it->first;
-    right.object->add_observer(*invalidator);
-  }
+  if (right.object) right.offset += at - it->first;
+  attach_object(right);
   right.grows_down = false;
   it->second.end = at;
   return vmas.emplace_hint(std::next(it), at, std::move(right));
@@ -56,9 +54,22 @@ std::pair<VmaMap::iterator, VmaMap::iterator> MemoryManager::Impl::isolate_locke
   return {first, last};
 }
 
+void MemoryManager::Impl::attach_object(const Vma& vma) {
+  if (!vma.object) return;
+  vma.object->add_observer(*invalidator);
+  // Never denied: another VMA or a WritableHold counts already.
+  if (vma.may_write_shared()) (void)vma.object->map_writable();
+}
+
+void MemoryManager::Impl::detach_object(const Vma& vma) {
+  if (!vma.object) return;
+  if (vma.may_write_shared()) vma.object->unmap_writable();
+  vma.object->remove_observer(*invalidator);
+}
+
 VmaMap::iterator MemoryManager::Impl::insert_vma_locked(uint64_t start, Vma vma) {
   account(vma, vma.end - start, 1);
-  if (vma.object) vma.object->add_observer(*invalidator);
+  attach_object(vma);
   uint64_t end = vma.end;
   vmas.emplace(start, std::move(vma));
   merge_around_locked(start, end);
@@ -77,7 +88,7 @@ void MemoryManager::Impl::merge_around_locked(uint64_t start, uint64_t end) {
       continue;
     }
     it->second.end = next->second.end;
-    if (next->second.object) next->second.object->remove_observer(*invalidator);
+    detach_object(next->second);
     dead.push_back(std::move(next->second));
     vmas.erase(next);
   }
@@ -111,10 +122,8 @@ void MemoryManager::Impl::unmap_locked(uint64_t start, uint64_t end) {
   drop_pieces_active(start, end);
   for (auto it = first; it != last; ++it) {
     account(it->second, it->second.end - it->first, -1);
-    if (it->second.object) {
-      it->second.object->remove_observer(*invalidator);
-      dead.push_back(std::move(it->second));
-    }
+    detach_object(it->second);
+    if (it->second.object) dead.push_back(std::move(it->second));
   }
   vmas.erase(first, last);
 }

@@ -24,6 +24,7 @@ struct Vma {
   uint64_t next_window = 0;  // where a sequential toucher would fault next (a hint; faults race on it harmlessly)
   uint32_t cow_window = 0;   // size of the last copy
 
+  bool may_write_shared() const { return object && sharing == Sharing::kShared && max_prot.write; }
   bool is_anonymous() const { return !object; }
   // May the two be one VMA, b right behind a?
   static bool can_merge(uint64_t a_start, const Vma& a, uint64_t b_start, const Vma& b) {

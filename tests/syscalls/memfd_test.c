@@ -44,6 +44,66 @@ TEST(seals) {
   EXPECT_EQ(fcntl(plain, F_GET_SEALS), F_SEAL_SEAL);
   EXPECT_ERR(fcntl(plain, F_ADD_SEALS, F_SEAL_WRITE), EPERM);
 }
+#define SEAL_WRITE(fd) fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE)
+static int sealable(void) {
+  int fd = OK(memfd_create("x", MFD_ALLOW_SEALING));
+  OK(ftruncate(fd, 4 * 4096));
+  return fd;
+}
+TEST(write_seal_counts_mappings) {
+  const size_t page = 4096;
+  int fd = sealable();
+  // In parts, and protected in between: what may be made writable again counts.
+  char *m = mmap(NULL, 4 * page, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  ASSERT_TRUE(m != MAP_FAILED);
+  OK(mprotect(m + page, page, PROT_READ));
+  OK(munmap(m, page));
+  EXPECT_ERR(SEAL_WRITE(fd), EBUSY);
+  OK(mprotect(m + page, page, PROT_READ | PROT_WRITE));
+  OK(mprotect(m + page, 3 * page, PROT_READ));
+  EXPECT_ERR(SEAL_WRITE(fd), EBUSY);
+  OK(munmap(m + 2 * page, page));
+  EXPECT_ERR(SEAL_WRITE(fd), EBUSY);
+  // Moved and grown.
+  char *moved = mremap(m + 3 * page, page, 2 * page, MREMAP_MAYMOVE);
+  ASSERT_TRUE(moved != MAP_FAILED);
+  OK(munmap(m + page, page));
+  EXPECT_ERR(SEAL_WRITE(fd), EBUSY);
+  OK(munmap(moved, 2 * page));
+  OK(SEAL_WRITE(fd));
+}
+TEST(write_seal_and_other_processes) {
+  int fd = sealable(), p[2];
+  char *m = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  OK(pipe(p));
+  IN_CHILD(pid, {
+    char c;
+    close(p[1]);
+    read(p[0], &c, 1);
+  });
+  OK(munmap(m, 4096));
+  EXPECT_ERR(SEAL_WRITE(fd), EBUSY);
+  close(p[0]);
+  close(p[1]);
+  EXPECT_EXIT(pid, 0);
+  OK(SEAL_WRITE(fd));
+}
+TEST(write_seal_ignores_what_cannot_write) {
+  int fd = sealable();
+  char path[64];
+  sprintf(path, "/proc/self/fd/%d", fd);
+  int reader = OK(open(path, O_RDONLY));
+  EXPECT_TRUE(mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0) != MAP_FAILED);
+  EXPECT_TRUE(mmap(NULL, 4096, PROT_READ, MAP_SHARED, reader, 0) != MAP_FAILED);
+  // Its place is taken by something else.
+  char *m = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  EXPECT_ERR(SEAL_WRITE(fd), EBUSY);
+  EXPECT_TRUE(mmap(m, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == m);
+  OK(fcntl(fd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE));
+  EXPECT_ERR(mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0), EPERM);
+  OK(SEAL_WRITE(fd));
+  OK(SEAL_WRITE(fd));
+}
 TEST(exec_from_memfd) {
   int fd = OK(memfd_create("prog", 0)), in = OK(open("/bin/true", O_RDONLY));
   static char b[1 << 20];

@@ -153,10 +153,11 @@ Result<void> TmpfsFile::fallocate(vfs::OpContext& ctx, uint32_t mode, uint64_t o
 
 Result<void> TmpfsFile::add_seals(uint32_t seals) {
   if (seals & ~kAllSeals) return err(kEINVAL);
-  uint32_t old = seals_.load();
-  do {
-    if (old & vfs::kSealSeal) return err(kEPERM);
-  } while (!seals_.compare_exchange_weak(old, old | seals));
+  base::MutexLock lock(seal_mu_);
+  const uint32_t old = seals_.load();
+  if (old & vfs::kSealSeal) return err(kEPERM);
+  if ((seals & vfs::kSealWrite) && !pages_->deny_writable()) return err(kEBUSY);
+  seals_.store(old | seals, std::memory_order_release);
   return {};
 }
 

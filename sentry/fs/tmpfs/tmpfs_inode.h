@@ -143,6 +143,7 @@ class TmpfsFile final : public TmpfsInode {
   const base::RefPtr<memory::PageCache> pages_;
   vfs::SleepLock write_lock_;
   std::atomic<uint64_t> charged_{0};  // pages counted in the file system's use
+  base::Mutex seal_mu_{base::LockRank::kLeaf};  // held while seals are added
   std::atomic<uint32_t> seals_;
 };
 
