@@ -42,7 +42,7 @@ struct SigInfo {
   int32_t signo = 0;
   int32_t error = 0;
   int32_t code = 0;
-  int32_t pad0 = 0;
+  int32_t pad0 = 0;  // 0 in what a guest sees; si_sys_private while a timer's signal is queued
   uint8_t fields[112] = {};
 
   template <typename T>

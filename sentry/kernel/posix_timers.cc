@@ -45,8 +45,9 @@ struct PosixTimers::Timer final : base::RefCounted {
   // PosixTimers::mu_:
   int64_t deadline = 0;  // of its clock; 0: off
   int64_t interval = 0;
-  int64_t missed = 0;    // expiries since the last signal that was queued
+  int64_t missed = 0;    // expiries since the last signal that was delivered
   int32_t overrun = 0;   // as timer_getoverrun(2) says
+  int32_t setting = 1;   // changes with timer_settime(2), so that a signal of before is told apart; never 0
   Scheduler::TimerId armed = 0;
   bool is_armed = false;
 };
@@ -85,6 +86,36 @@ void PosixTimers::arm(RefPtr<Timer> timer) NO_THREAD_SAFETY_ANALYSIS {  // calle
   timer->is_armed = true;
 }
 
+// The deadline has passed: it, and those of the interval since then.
+void PosixTimers::count_expiries(Timer& timer, int64_t now) {
+  int64_t expiries = 1;
+  if (timer.interval != 0) {
+    expiries += (now - timer.deadline) / timer.interval;
+    timer.deadline += expiries * timer.interval;
+  } else {
+    timer.deadline = 0;
+  }
+  timer.missed += expiries;
+}
+
+void PosixTimers::delivered(abi::SigInfo& info) {
+  const int32_t setting = std::exchange(info.pad0, 0);
+  base::MutexLock lock(mu_);
+  auto it = timers_.find(info.get<int32_t>(0));
+  if (it == timers_.end() || it->second->setting != setting) return;
+  Timer& timer = *it->second;
+  if (timer.interval != 0 && timer.deadline != 0) {
+    // Those that are due but have not been seen count as well.
+    if (const int64_t now = clock_now(timer.clock); now >= timer.deadline) {
+      count_expiries(timer, now);
+      arm(it->second);
+    }
+  }
+  timer.overrun = static_cast<int32_t>(std::clamp<int64_t>(timer.missed - 1, 0, 0x7fffffff));
+  timer.missed = 0;
+  info.put<int32_t>(4, timer.overrun);
+}
+
 void PosixTimers::expire(RefPtr<Timer> timer) {
   abi::SigInfo info;
   {
@@ -96,36 +127,23 @@ void PosixTimers::expire(RefPtr<Timer> timer) {
       arm(timer);
       return;
     }
-    int64_t expiries = 1;
-    if (timer->interval != 0) {
-      expiries += (now - timer->deadline) / timer->interval;
-      timer->deadline += expiries * timer->interval;
-    } else {
-      timer->deadline = 0;
-    }
-    timer->missed += expiries;
+    count_expiries(*timer, now);
     arm(timer);
+    info.pad0 = timer->setting;
   }
   if (timer->id == kCpuLimitId) {
     enforce_cpu_limit(std::move(timer));
     return;
   }
   if (timer->notify.kind == kSigevNone) return;
-  // One signal per timer is queued at a time; the others are its overrun.
-  const abi::SigSet pending = timer->notify.thread ? timer->notify.thread->pending_signals() : group_.shared_pending();
-  if (pending.has(timer->notify.signo)) return;
-  {
-    base::MutexLock lock(mu_);
-    timer->overrun = static_cast<int32_t>(std::clamp<int64_t>(timer->missed - 1, 0, 0x7fffffff));
-    timer->missed = 0;
-  }
+  // One signal per timer is queued at a time; further expiries are its overrun.
   info.signo = timer->notify.signo;
   if (timer->id < 0) {
     info.code = abi::kSI_KERNEL;
+    info.pad0 = 0;
   } else {
     info.code = abi::kSI_TIMER;
     info.put<int32_t>(0, timer->id);
-    info.put<int32_t>(4, timer->overrun);
     info.set_value(timer->notify.value);
   }
   if (timer->notify.thread) (void)timer->notify.thread->send_signal(info);
@@ -223,6 +241,7 @@ Result<PosixTimers::Setting> PosixTimers::set(int32_t id, Setting next, Start st
   timer->interval = next.interval_ns;
   timer->missed = 0;
   timer->overrun = 0;
+  timer->setting = timer->setting == INT32_MAX ? 1 : timer->setting + 1;
   arm(timer);
   return old;
 }

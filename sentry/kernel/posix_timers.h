@@ -47,7 +47,9 @@ class PosixTimers {
   base::Result<Setting> get(int32_t id);
   enum class Start : uint8_t { kRelative, kAbsolute };
   base::Result<Setting> set(int32_t id, Setting next, Start start);
-  base::Result<int32_t> overrun(int32_t id);
+  base::Result<int32_t> overrun(int32_t id);  // of the last signal that was delivered
+  // A timer's signal has been taken from the queue: it says how many expiries it stands for (posixtimer_rearm()).
+  void delivered(abi::SigInfo& info);
   base::Result<void> remove(int32_t id);
   // execve and exit: all POSIX timers go (interval timers survive execve).
   void clear_posix();
@@ -57,6 +59,7 @@ class PosixTimers {
   struct Timer;
   void arm(base::RefPtr<Timer> timer);
   void expire(base::RefPtr<Timer> timer);
+  static void count_expiries(Timer& timer, int64_t now);
   static Setting remaining(const Timer& timer, int64_t now);
   int64_t clock_now(int32_t clock) const;
 

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "sentry/arch/signal_frame_amd64.h"
+#include "sentry/kernel/posix_timers.h"
 #include "sentry/kernel/task_private.h"
 
 namespace sentry::kernel {
@@ -169,8 +170,18 @@ void begin_group_exit(ThreadGroup& group, int32_t wait_status) {
 
 namespace {
 
+bool is_of_timer(const SigInfo& info) { return info.code == abi::kSI_TIMER && info.pad0 != 0; }
+
 // Puts it into a queue; false when it is pending already (standard signals do not pile up).
 Result<bool> enqueue_locked(ThreadGroup& group, SignalQueue& queue, const SigInfo& info) REQUIRES(group.signal_mu) {
+  if (is_of_timer(info)) {
+    // send_sigqueue(): a timer has one place in the queue, its own, whatever else is pending.
+    for (const SigInfo& q : queue.queued)
+      if (is_of_timer(q) && q.get<int32_t>(0) == info.get<int32_t>(0)) return false;
+    queue.queued.push_back(info);
+    queue.set.add(info.signo);
+    return true;
+  }
   if (info.signo < abi::kSIGRTMIN && queue.set.has(info.signo)) return false;
   // DIVERGES: RLIMIT_SIGPENDING counts per process, not per user.
   const uint64_t limit = group.limit(creds::Resource::kSIGPENDING).soft;
@@ -283,14 +294,17 @@ void Task::set_temporary_mask(SigSet mask) {
 }
 
 std::optional<SigInfo> Task::dequeue_signal(SigSet wanted) {
-  base::MutexLock lock(group_->signal_mu);
-  std::optional<SigInfo> info = private_->pending.dequeue(wanted);
-  if (!info) info = group_->shared.dequeue(wanted);
-  if (info) {
+  std::optional<SigInfo> info;
+  {
+    base::MutexLock lock(group_->signal_mu);
+    info = private_->pending.dequeue(wanted);
+    if (!info) info = group_->shared.dequeue(wanted);
+    if (!info) return info;
     count_queued_locked(*group_);
     thread_group().signal_mu.assert_held();
     recalculate_pending_locked(*this);
   }
+  if (is_of_timer(*info)) group_->timers->delivered(*info);
   return info;
 }
 
@@ -523,6 +537,7 @@ SignalOutcome handle_signals(Task& task, bool after_syscall) {
     const Next next = next_signal(task, info, action);
     if (next == Next::kExit) return SignalOutcome::kExit;
     if (next == Next::kNothing) break;
+    if (is_of_timer(info)) task.thread_group().timers->delivered(info);
     if (interrupted_call) {
       finish_interrupted_call(task, number, &action);
       interrupted_call = false;

@@ -287,6 +287,7 @@ namespace {
 Result<SigInfo> read_info(Task& task, UserIn<SigInfo> user, Signo signo, bool to_self) {
   SigInfo info = TRY(task.read(user));
   info.signo = signo.value();
+  info.pad0 = 0;
   if ((info.code >= 0 || info.code == abi::kSI_TKILL) && !to_self) return err(kEPERM);
   return info;
 }
