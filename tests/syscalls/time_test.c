@@ -171,6 +171,45 @@ TEST(posix_timer_overrun) {
   EXPECT_EQ(i.si_code, SI_TIMER);
   EXPECT_EQ(i.si_value.sival_int, 31);
   EXPECT_GE(i.si_overrun, 10);
+  EXPECT_EQ(timer_getoverrun(id), i.si_overrun);
+}
+TEST(posix_timer_overrun_of_a_handler) {
+  static volatile int overrun, value, deliveries;
+  static timer_t id;
+  void on_timer(int, siginfo_t * i, void *) {
+    overrun = i->si_overrun, value = i->si_value.sival_int, deliveries++;
+  }
+  sigset_t s, old;
+  sigemptyset(&s);
+  sigaddset(&s, SIGUSR1);
+  struct sigaction a = {.sa_sigaction = on_timer, .sa_flags = SA_SIGINFO};
+  OK(sigaction(SIGUSR1, &a, NULL));
+  OK(sigprocmask(SIG_BLOCK, &s, &old));
+  raise(SIGUSR1);  // what is pending already does not take the timer's place
+  struct sigevent e = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGUSR1, .sigev_value.sival_int = 32};
+  OK(timer_create(CLOCK_MONOTONIC, &e, &id));
+  struct itimerspec t = {{0, 1000000}, {0, 1000000}}, off = {{0, 0}, {0, 0}};
+  OK(timer_settime(id, 0, &t, NULL));
+  EXPECT_EQ(timer_getoverrun(id), 0);
+  kit_sleep_ms(30);
+  EXPECT_EQ(timer_getoverrun(id), 0);  // counted at delivery
+  OK(sigprocmask(SIG_SETMASK, &old, NULL));
+  EXPECT_GE(deliveries, 2);
+  EXPECT_EQ(value, 32);
+  OK(timer_settime(id, 0, &off, NULL));
+  EXPECT_EQ(timer_getoverrun(id), 0);
+  // While it is ignored nothing is queued; the expiries count for the next signal.
+  a.sa_handler = SIG_IGN, a.sa_flags = 0;
+  OK(sigaction(SIGUSR1, &a, NULL));
+  OK(timer_settime(id, 0, &t, NULL));
+  kit_sleep_ms(30);
+  overrun = value = 0;
+  a.sa_sigaction = on_timer, a.sa_flags = SA_SIGINFO;
+  OK(sigaction(SIGUSR1, &a, NULL));
+  for (int i = 0; i < 1000 && value == 0; i++) kit_sleep_ms(1);
+  EXPECT_EQ(value, 32);
+  OK(timer_delete(id));
+  EXPECT_ERR(timer_getoverrun(id), EINVAL);
 }
 TEST(posix_timer_none_and_errors) {
   struct sigevent e = {.sigev_notify = SIGEV_NONE};
@@ -222,4 +261,30 @@ TEST(times_and_rusage) {
 TEST(adjtimex_reads) {
   struct timex x = {0};
   EXPECT_GE(adjtimex(&x), 0);
+  EXPECT_TRUE(x.time.tv_sec >= time(NULL) - 1 && x.time.tv_sec <= time(NULL) + 1);
+  EXPECT_EQ(x.tolerance, 32768000);
+  EXPECT_TRUE(x.tick >= 9000 && x.tick <= 11000);
+  x.modes = 0;
+  EXPECT_GE(clock_adjtime(CLOCK_REALTIME, &x), 0);
+  x.modes = ADJ_OFFSET_SS_READ;
+  EXPECT_GE(adjtimex(&x), 0);
+  x.modes = 0;
+  EXPECT_ERR(clock_adjtime(CLOCK_MONOTONIC, &x), EOPNOTSUPP);
+  EXPECT_ERR(clock_adjtime(77, &x), EINVAL);
+  EXPECT_EFAULT(kBadWrite, sizeof x, p, syscall(SYS_adjtimex, p));
+  EXPECT_EFAULT(kBadWrite, sizeof x, p, syscall(SYS_clock_adjtime, CLOCK_REALTIME, p));
+}
+TEST(adjtimex_changes_need_the_capability) {
+  struct timex x = {.modes = ADJ_FREQUENCY};
+  IN_CHILD(pid, {
+    if (getuid() == 0) OK(setuid(65534));
+    EXPECT_ERR(adjtimex(&x), EPERM);
+    x.modes = ADJ_OFFSET_SINGLESHOT;
+    EXPECT_ERR(clock_adjtime(CLOCK_REALTIME, &x), EPERM);
+    x.modes = 0x8000;
+    EXPECT_ERR(adjtimex(&x), EINVAL);
+    x.modes = 0;
+    EXPECT_GE(adjtimex(&x), 0);
+  });
+  EXPECT_EXIT(pid, 0);
 }
