@@ -114,6 +114,7 @@ class Socket : public vfs::FileDescription {
   base::Result<size_t> read(vfs::OpContext& ctx, vfs::IoBuffer& dst) override;
   base::Result<size_t> write(vfs::OpContext& ctx, vfs::IoBuffer& src) override;
   vfs::WaitQueue* wait_queue() override = 0;
+  bool sends_sigio() const override { return true; }
   bool waits_itself() const override { return true; }
   base::Result<int64_t> ioctl(vfs::OpContext& ctx, uint32_t request, uint64_t arg) override;
 

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // fcntl(2), flock(2), and the part of ioctl(2) that every file has: fs/fcntl.c, fs/locks.c, fs/ioctl.c.
 #include "sentry/fs/pipe/pipe.h"
+#include "sentry/fs/tty/tty.h"
+#include "sentry/kernel/async_io.h"
+#include "sentry/net/socket.h"
 #include "sentry/syscalls/file_io.h"
 #include "sentry/vfs/file_locks.h"
 
@@ -111,8 +114,34 @@ Result<int64_t> duplicate(Task& task, RefPtr<FileDescription> file, uint64_t min
   return TRY(task.fds().install(std::move(file), close_on_exec, limit, static_cast<int32_t>(min))).value();
 }
 
-Result<int64_t> set_flags(Task& task, FileDescription& file, uint32_t flags) {
+// f_modown() with the caller's identity.
+kernel::AsyncOwner owned_by(Task& task, kernel::AsyncOwnerType type, RefPtr<kernel::PidNumber> number) {
+  return {type, std::move(number), task.creds().uid, task.creds().euid};
+}
+
+// tty_fasync(): who asks first gets a terminal's signals, with its whole group when that is in the foreground.
+void set_terminal_owner(Task& task, FileDescription& file, kernel::AsyncIo& io) {
+  auto* terminal = file.as<fs::TtyFile>();
+  if (!terminal) return;
+  if (RefPtr<kernel::ProcessGroup> group = terminal->tty().foreground()) {
+    io.set_default_owner(owned_by(task, kernel::AsyncOwnerType::kPgrp, group->id));
+  } else {
+    io.set_default_owner(owned_by(task, kernel::AsyncOwnerType::kPid, task.pid_namespace().find(task.owner_pid().value())));
+  }
+}
+
+void set_async(Task& task, Fd fd, FileDescription& file, bool on) {
+  kernel::AsyncIo& io = kernel::async_io(task.kernel(), file);
+  file.set_async_flag(on);
+  if (!on) return io.stop();
+  set_terminal_owner(task, file, io);
+  io.start(fd);
+}
+
+// setfl(); a file without signals takes O_ASYNC and ignores it.
+Result<int64_t> set_flags(Task& task, Fd fd, FileDescription& file, uint32_t flags) {
   TRY(file.set_status_flags(task, flags));
+  if (((flags ^ file.status_flags()) & vfs::kO_ASYNC) && file.sends_sigio()) set_async(task, fd, file, (flags & vfs::kO_ASYNC) != 0);
   return 0;
 }
 
@@ -124,29 +153,54 @@ Result<int64_t> pipe_size(Task& task, FileDescription& file, std::optional<uint6
   return static_cast<int64_t>(TRY(pipe->pipe().set_capacity(task, *size)));
 }
 
+using kernel::AsyncOwnerType;
+
+// f_setown(): 0 is nobody.
+Result<void> set_owner(Task& task, FileDescription& file, AsyncOwnerType type, int32_t id) {
+  RefPtr<kernel::PidNumber> number;
+  if (id != 0 && !(number = task.pid_namespace().find(id))) return err(kESRCH);
+  kernel::async_io(task.kernel(), file).set_owner(owned_by(task, type, std::move(number)));
+  return {};
+}
+
+// F_SETOWN's convention: a group is a negative number.
+Result<void> set_owner(Task& task, FileDescription& file, int32_t id) {
+  if (id == INT32_MIN) return err(kEINVAL);
+  return id < 0 ? set_owner(task, file, AsyncOwnerType::kPgrp, -id) : set_owner(task, file, AsyncOwnerType::kPid, id);
+}
+
+kernel::AsyncOwner get_owner(FileDescription& file) {
+  vfs::AsyncIo* io = file.async_io();
+  return io ? static_cast<kernel::AsyncIo*>(io)->owner() : kernel::AsyncOwner{};
+}
+
+int32_t get_owner_id(Task& task, FileDescription& file) {
+  const kernel::AsyncOwner owner = get_owner(file);
+  const int32_t id = kernel::owner_number(owner, task.pid_namespace());
+  return owner.type == AsyncOwnerType::kPgrp ? -id : id;
+}
+
 Result<int64_t> owner_call(Task& task, FileDescription& file, int32_t command, uint64_t arg) {
-  constexpr int32_t kOwnerTid = 0, kOwnerPid = 1, kOwnerPgrp = 2;
   switch (command) {
-    case kF_SETOWN: {
-      const int32_t id = static_cast<int32_t>(arg);
-      if (id == INT32_MIN) return err(kEINVAL);
-      file.async_owner.with([&](auto& o) { o.type = id < 0 ? kOwnerPgrp : kOwnerPid, o.pid = id < 0 ? -id : id; });
-      return 0;
-    }
-    case kF_GETOWN: return file.async_owner.with([](auto& o) { return int64_t{o.type == kOwnerPgrp ? -o.pid : o.pid}; });
+    case kF_SETOWN: TRY(set_owner(task, file, static_cast<int32_t>(arg))); return 0;
+    case kF_GETOWN: return get_owner_id(task, file);
     case kF_SETSIG:
       if (arg > abi::kNSIG) return err(kEINVAL);
-      file.async_owner.with([&](auto& o) { o.signo = static_cast<int32_t>(arg); });
+      kernel::async_io(task.kernel(), file).set_signal(static_cast<int32_t>(arg));
       return 0;
-    case kF_GETSIG: return file.async_owner.with([](auto& o) { return int64_t{o.signo}; });
+    case kF_GETSIG: {
+      vfs::AsyncIo* io = file.async_io();
+      return io ? static_cast<kernel::AsyncIo*>(io)->signal() : 0;
+    }
     case kF_SETOWN_EX: {
       const OwnerEx ex = TRY(task.read(UserIn<OwnerEx>(Addr(arg))));
-      if (ex.type < kOwnerTid || ex.type > kOwnerPgrp) return err(kEINVAL);
-      file.async_owner.with([&](auto& o) { o.type = ex.type, o.pid = ex.pid; });
+      if (ex.type < 0 || ex.type > static_cast<int32_t>(AsyncOwnerType::kPgrp)) return err(kEINVAL);
+      TRY(set_owner(task, file, static_cast<AsyncOwnerType>(ex.type), ex.pid));
       return 0;
     }
     default: {
-      const OwnerEx ex = file.async_owner.with([](auto& o) { return OwnerEx{o.pid ? o.type : kOwnerPid, o.pid}; });
+      const kernel::AsyncOwner owner = get_owner(file);
+      const OwnerEx ex{static_cast<int32_t>(owner.type), kernel::owner_number(owner, task.pid_namespace())};
       TRY(task.write(UserOut<OwnerEx>(Addr(arg)), ex));
       return 0;
     }
@@ -182,7 +236,7 @@ Result<int64_t> sys_fcntl(Task& task, Fd fd, int32_t command, uint64_t arg) {
     case kF_GETFD: return entry.close_on_exec ? kFdCloexec : 0;
     case kF_SETFD: TRY(task.fds().set_close_on_exec(fd, (arg & kFdCloexec) != 0)); return 0;
     case kF_GETFL: return file.status_flags();
-    case kF_SETFL: return set_flags(task, file, static_cast<uint32_t>(arg));
+    case kF_SETFL: return set_flags(task, fd, file, static_cast<uint32_t>(arg));
     case kF_GETLK:
     case kF_SETLK:
     case kF_SETLKW:
@@ -219,12 +273,31 @@ Result<void> sys_flock(Task& task, Fd fd, uint32_t operation) {
 
 namespace {
 
-enum : uint32_t { kFioClex = 0x5451, kFioNClex = 0x5450, kFioNBio = 0x5421, kFioAsync = 0x5452, kFioQSize = 0x5460, kFioNRead = 0x541b };
+enum : uint32_t {
+  kFioClex = 0x5451, kFioNClex = 0x5450, kFioNBio = 0x5421, kFioAsync = 0x5452, kFioQSize = 0x5460, kFioNRead = 0x541b,
+  kFioSetOwn = 0x8901, kSioCsPgrp = 0x8902, kFioGetOwn = 0x8903, kSioCgPgrp = 0x8904,
+};
 
-Result<int64_t> set_flag_by_int(Task& task, FileDescription& file, uint64_t arg, uint32_t flag) {
+Result<int64_t> set_nonblocking(Task& task, Fd fd, FileDescription& file, uint64_t arg) {
   const int32_t on = TRY(task.read(UserIn<int32_t>(Addr(arg))));
   const uint32_t flags = file.status_flags();
-  return set_flags(task, file, on ? flags | flag : flags & ~flag);
+  return set_flags(task, fd, file, on ? flags | vfs::kO_NONBLOCK : flags & ~uint32_t{vfs::kO_NONBLOCK});
+}
+
+// ioctl_fioasync()
+Result<int64_t> set_async_by_int(Task& task, Fd fd, FileDescription& file, uint64_t arg) {
+  const bool on = TRY(task.read(UserIn<int32_t>(Addr(arg)))) != 0;
+  if (on == ((file.status_flags() & vfs::kO_ASYNC) != 0)) return 0;
+  if (!file.sends_sigio()) return err(kENOTTY);
+  set_async(task, fd, file, on);
+  return 0;
+}
+
+// sock_ioctl(): F_SETOWN and F_GETOWN by other names.
+Result<int64_t> socket_owner_call(Task& task, FileDescription& file, uint32_t request, uint64_t arg) {
+  if (request == kFioSetOwn || request == kSioCsPgrp) TRY(set_owner(task, file, TRY(task.read(UserIn<int32_t>(Addr(arg))))));
+  else TRY(task.write(UserOut<int32_t>(Addr(arg)), get_owner_id(task, file)));
+  return 0;
 }
 
 }  // namespace
@@ -235,8 +308,12 @@ Result<int64_t> sys_ioctl(Task& task, Fd fd, uint32_t request, uint64_t arg) {
   switch (request) {
     case kFioClex: TRY(task.fds().set_close_on_exec(fd, true)); return 0;
     case kFioNClex: TRY(task.fds().set_close_on_exec(fd, false)); return 0;
-    case kFioNBio: return set_flag_by_int(task, *file, arg, vfs::kO_NONBLOCK);
-    case kFioAsync: return set_flag_by_int(task, *file, arg, vfs::kO_ASYNC);
+    case kFioNBio: return set_nonblocking(task, fd, *file, arg);
+    case kFioAsync: return set_async_by_int(task, fd, *file, arg);
+    case kFioSetOwn:
+    case kSioCsPgrp:
+    case kFioGetOwn:
+    case kSioCgPgrp: return file->as<net::Socket>() ? socket_owner_call(task, *file, request, arg) : err(kENOTTY);
     case kFioQSize: {
       const uint32_t type = file->inode().type();
       if (type != abi::kS_IFREG && type != abi::kS_IFDIR && type != abi::kS_IFLNK) return err(kENOTTY);
@@ -259,7 +336,7 @@ Result<int64_t> sys_ioctl(Task& task, Fd fd, uint32_t request, uint64_t arg) {
 }
 
 SYSCALL_FAMILY(fcntl) = {
-    ROW(fcntl, kPartial, "no leases, dnotify, or SIGIO from O_ASYNC"),
+    ROW(fcntl, kPartial, "no leases and dnotify"),
     ROW(flock, kFull, ""),
     ROW(ioctl, kPartial, "by file type"),
 };

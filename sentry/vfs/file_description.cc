@@ -13,7 +13,7 @@ using enum abi::Errno;
 
 namespace {
 
-constexpr uint32_t kChangeableFlags = kO_APPEND | kO_NONBLOCK | kO_ASYNC | kO_DIRECT | kO_NOATIME;
+constexpr uint32_t kChangeableFlags = kO_APPEND | kO_NONBLOCK | kO_DIRECT | kO_NOATIME;
 constexpr int32_t kSeekSet = 0, kSeekCur = 1, kSeekEnd = 2, kSeekData = 3, kSeekHole = 4;
 
 bool access_includes(uint32_t flags, uint32_t mode) {
@@ -41,12 +41,20 @@ FileDescription::FileDescription(Path path, uint32_t flags)
 FileDescription::~FileDescription() {
   if (FileLocks* locks = inode_->existing_locks()) locks->release_description(this);
   if (holds_write_access_) put_write_access(*inode_);
+  const base::RefPtr<AsyncIo> io = base::RefPtr<AsyncIo>::adopt(async_io());
   if (!(status_flags() & kO_PATH)) notify_event(*path_.dentry, writable_ ? kInCloseWrite : kInCloseNoWrite);
 }
 
 void FileDescription::destroy() const {
   if (epoll_items_.load(std::memory_order_acquire)) leave_epolls(*const_cast<FileDescription*>(this));
+  if (AsyncIo* io = async_io()) io->file_gone();
   delete this;
+}
+
+AsyncIo& FileDescription::set_async_io(base::RefPtr<AsyncIo> io) {
+  AsyncIo* current = nullptr;
+  if (!async_io_.compare_exchange_strong(current, io.get())) return *current;
+  return *io.release();
 }
 
 base::Result<void> FileDescription::on_descriptor_close(OpContext& ctx) {

@@ -44,6 +44,13 @@ struct DirEntryInfo {
 // False: no room, stop (the entry was not taken).
 using DirSink = base::FunctionRef<bool(const DirEntryInfo&)>;
 
+// Signal-driven I/O of one file: kernel/async_io.h, as vfs knows no signals.
+class AsyncIo : public base::RefCounted {
+ public:
+  // The file's wait queue must not be used from now on.
+  virtual void file_gone() = 0;
+};
+
 class FileDescription : public memory::MappedFile {
  public:
   // `flags`: access mode and status flags of open(2).
@@ -53,7 +60,7 @@ class FileDescription : public memory::MappedFile {
   const Path& path() const { return path_; }
   Inode& inode() const { return *inode_; }
   uint32_t status_flags() const { return flags_.load(std::memory_order_relaxed); }
-  virtual base::Result<void> set_status_flags(OpContext& ctx, uint32_t flags);  // F_SETFL: the changeable ones
+  virtual base::Result<void> set_status_flags(OpContext& ctx, uint32_t flags);  // F_SETFL: the changeable ones but O_ASYNC
   bool is_readable() const { return readable_; }
   bool is_writable() const { return writable_; }
   bool is_nonblocking() const { return (status_flags() & kO_NONBLOCK) != 0; }
@@ -109,11 +116,12 @@ class FileDescription : public memory::MappedFile {
   // For openers that made the inode writable (get_write_access): the last close gives it back.
   void holds_write_access() { holds_write_access_ = true; }
 
-  // fcntl F_SETOWN/F_SETSIG, O_ASYNC.
-  struct AsyncOwner {
-    int32_t type = 0, pid = 0, signo = 0;
-  };
-  base::Guarded<AsyncOwner> async_owner{base::LockRank::kLeaf};
+  // Whether O_ASYNC can be set: those with a fasync operation in Linux. They have a wait queue.
+  virtual bool sends_sigio() const { return false; }
+  // Null until F_SETOWN, F_SETSIG or O_ASYNC was used; then it stays. The first one wins.
+  AsyncIo* async_io() const { return async_io_.load(std::memory_order_acquire); }
+  AsyncIo& set_async_io(base::RefPtr<AsyncIo> io);
+  void set_async_flag(bool on) { on ? flags_.fetch_or(kO_ASYNC) : flags_.fetch_and(~uint32_t{kO_ASYNC}); }
 
  protected:
   SleepLock offset_lock_;
@@ -130,6 +138,7 @@ class FileDescription : public memory::MappedFile {
   const bool readable_, writable_;
   bool holds_write_access_ = false;
   std::atomic<void*> epoll_items_{nullptr};  // list of epoll items that watch this; epoll.cc
+  std::atomic<AsyncIo*> async_io_{nullptr};  // holds a reference
 };
 
 // The dentry and mount of objects without a name in the tree (pipes, sockets, eventfds, memfds): one hidden file

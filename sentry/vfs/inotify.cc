@@ -64,6 +64,7 @@ class InotifyFile final : public FileDescription {
 
   const void* kind() const override { return kKind; }
   WaitQueue* wait_queue() override { return &queue_; }
+  bool sends_sigio() const override { return true; }
 
   PollMask readiness(PollMask) override {
     base::MutexLock lock(inotify_mutex());

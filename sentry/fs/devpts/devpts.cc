@@ -140,6 +140,7 @@ class PtyMaster final : public vfs::FileDescription, private Tty::Sink {
   }
   bool waits_itself() const override { return true; }
   vfs::WaitQueue* wait_queue() override { return &queue_; }
+  bool sends_sigio() const override { return true; }
   vfs::PollMask readiness(vfs::PollMask) override {
     vfs::PollMask mask = 0;
     if (tty_->output_size() != 0) mask |= vfs::kPollIn | vfs::kPollRdNorm;

@@ -87,6 +87,7 @@ class PipeFile final : public vfs::FileDescription {
   base::Result<size_t> write(vfs::OpContext& ctx, vfs::IoBuffer& src) override;
   vfs::PollMask readiness(vfs::PollMask interest) override { return pipe_->readiness(is_readable(), is_writable()); }
   vfs::WaitQueue* wait_queue() override { return &pipe_->queue(); }
+  bool sends_sigio() const override { return true; }
   base::Result<int64_t> ioctl(vfs::OpContext& ctx, uint32_t request, uint64_t arg) override;
 
  private:

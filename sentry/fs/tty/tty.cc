@@ -38,6 +38,13 @@ void Tty::attach(RefPtr<kernel::Session> session) {
   session_ = base::WeakRef<kernel::Session>(session);
 }
 
+RefPtr<kernel::ProcessGroup> Tty::foreground() const {
+  RefPtr<kernel::Session> session = owning_session();
+  if (!session) return nullptr;
+  base::MutexLock lock(session->set.mu);
+  return session->foreground;
+}
+
 RefPtr<kernel::Session> Tty::owning_session() const {
   RefPtr<kernel::Session> session;
   {
@@ -50,14 +57,7 @@ RefPtr<kernel::Session> Tty::owning_session() const {
 }
 
 void Tty::signal_foreground(int32_t signo) {
-  RefPtr<kernel::Session> session = owning_session();
-  if (!session) return;
-  RefPtr<kernel::ProcessGroup> group;
-  {
-    base::MutexLock lock(session->set.mu);
-    group = session->foreground;
-  }
-  if (group) kernel::send_signal_to_group(*group, kernel::kernel_signal(signo));
+  if (RefPtr<kernel::ProcessGroup> group = foreground()) kernel::send_signal_to_group(*group, kernel::kernel_signal(signo));
 }
 
 void Tty::apply(const Effects& e) {

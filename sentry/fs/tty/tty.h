@@ -84,6 +84,8 @@ class Tty final : public kernel::ControllingTty {
   void maybe_acquire(vfs::OpContext& ctx);
   void opened() { openers_.fetch_add(1); was_opened_.store(true); }
   void closed();
+  // Its foreground process group, if it is anybody's terminal.
+  base::RefPtr<kernel::ProcessGroup> foreground() const;
   bool has_openers() const { return openers_.load() != 0 || !was_opened_.load(); }
   std::atomic<bool> locked{false};  // TIOCSPTLCK
 
@@ -140,6 +142,11 @@ class TtyFile final : public vfs::FileDescription {
   bool waits_itself() const override { return true; }
   vfs::PollMask readiness(vfs::PollMask) override { return tty_->readiness(); }
   vfs::WaitQueue* wait_queue() override { return &tty_->queue(); }
+  bool sends_sigio() const override { return true; }
+  static constexpr char kTag = 0;
+  static constexpr const void* kKind = &kTag;
+  const void* kind() const override { return kKind; }
+  Tty& tty() const { return *tty_; }
   base::Result<int64_t> ioctl(vfs::OpContext& ctx, uint32_t request, uint64_t arg) override { return tty_->ioctl(ctx, request, arg); }
   base::Result<vfs::Stat> stat(vfs::OpContext& ctx) override;
 
