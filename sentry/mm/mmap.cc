@@ -20,6 +20,21 @@ base::Result<uint64_t> checked_end(const Impl& m, uint64_t start, uint64_t lengt
   return start + rounded;
 }
 
+Vma vma_of(const MmapOptions& o) {
+  Vma vma;
+  vma.prot = o.prot;
+  vma.max_prot = o.max_prot;
+  vma.sharing = o.sharing;
+  vma.grows_down = o.grows_down;
+  vma.stack = o.stack || o.grows_down;
+  vma.no_reserve = o.no_reserve;
+  vma.object = o.object;
+  vma.file = o.file;
+  vma.offset = o.offset;
+  vma.name = o.name;
+  return vma;
+}
+
 constexpr uint64_t kSmallAnonymous = 1 << 20;
 enum class Image : uint8_t { kNo, kYes };
 
@@ -66,17 +81,7 @@ base::Result<Addr> MemoryManager::mmap(const MmapOptions& o) {
     if (o.offset % kPageSize != 0) return base::err(kEINVAL);
     if (o.offset + length < o.offset || o.offset + length > uint64_t{1} << 63) return base::err(kEOVERFLOW);
   }
-  Vma vma;
-  vma.prot = o.prot;
-  vma.max_prot = o.max_prot;
-  vma.sharing = o.sharing;
-  vma.grows_down = o.grows_down;
-  vma.stack = o.stack || o.grows_down;
-  vma.no_reserve = o.no_reserve;
-  vma.object = o.object;
-  vma.file = o.file;
-  vma.offset = o.offset;
-  vma.name = o.name;
+  Vma vma = vma_of(o);
   if (!vma.object && o.sharing == Sharing::kShared) {
     auto cache = base::make_ref<memory::PageCache>(m.file, memory::MemoryKind::kAnonymous, nullptr, false);
     cache->set_size(length);
