@@ -31,6 +31,8 @@ class RefCounted {
   void unref() const;
   // False when the object is already being destroyed.
   bool try_ref() const;
+  // Nobody but the caller can get at the object, unless through a weak reference.
+  bool has_one_ref() const { return refs_.load(std::memory_order_acquire) == 1; }
   uint32_t ref_count_for_debug() const { return refs_.load(std::memory_order_relaxed); }
   // The shared control block for weak references; made on demand.
   WeakBlock* weak_block() const;

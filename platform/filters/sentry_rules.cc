@@ -15,6 +15,7 @@ std::vector<base::SeccompRule> systrap_host_calls() {
       {SYS_futex, "wake stub threads; executors sleep on the doorbell"},
       {SYS_ioctl, "host calls of stubs", {{1, kLow, SECCOMP_IOCTL_NOTIF_RECV}}},
       {SYS_ioctl, "answers to them", {{1, kLow, SECCOMP_IOCTL_NOTIF_SEND}}},
+      {SYS_ioctl, "a host file that a stub is told to map", {{1, kLow, SECCOMP_IOCTL_NOTIF_ADDFD}}},
       {SYS_poll, "wait for the listener"},
       {SYS_tgkill, "interrupt a running context", {{2, kLow, SIGUSR1}}},
       {SYS_tgkill, "check that a thread belongs to its stub process", {{2, kLow, 0}}},

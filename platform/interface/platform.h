@@ -24,6 +24,7 @@
 #include "abi/types/types.h"
 #include "base/core/result.h"
 #include "base/host/seccomp.h"
+#include "base/host/shared_fd.h"
 #include "platform/interface/registers.h"
 
 namespace platform {
@@ -133,6 +134,11 @@ class AddressSpace {
   // Maps [range) to the memfd from `offset`, MAP_SHARED | MAP_FIXED. prot.write asks for a mapping that may be
   // written; without it the mapping can never be made writable from inside the guest.
   virtual void map(abi::AddrRange range, uint64_t offset, abi::Prot prot, Populate populate) = 0;
+  // The same with the bytes of a host file from `offset`. `file` is open for reading only; prot.write is false. The platform keeps
+  // `file` for as long as it needs it. A host that refuses (a mount without execution) leaves a hole, counted below.
+  virtual void map_file(abi::AddrRange range, const base::RefPtr<base::SharedFd>& file, uint64_t offset, abi::Prot prot) = 0;
+  // How many mappings of map_file() the host refused so far. A hint: a hostile guest can make it up.
+  virtual uint32_t refused_files() const { return 0; }
   virtual void unmap(abi::AddrRange range) = 0;
   // Takes rights away or gives them on what is mapped in [range); pages not mapped stay unmapped.
   virtual void protect(abi::AddrRange range, abi::Prot prot) = 0;

@@ -37,6 +37,17 @@ bool same_kind(const HostOp& a, const HostOp& b) {
   return a.kind == b.kind && a.prot == b.prot && a.fd == b.fd && a.populate == b.populate;
 }
 
+HostOp map_op(abi::AddrRange range, uint64_t offset, abi::Prot prot, int fd) {
+  HostOp op = {};
+  op.kind = kOpMap;
+  op.address = range.start.value();
+  op.length = range.length();
+  op.offset = offset;
+  op.prot = static_cast<uint16_t>(host_prot(prot));
+  op.fd = static_cast<uint8_t>(fd);
+  return op;
+}
+
 }  // namespace
 
 SystrapAddressSpace::SystrapAddressSpace(SystrapPlatform& platform, base::RefPtr<StubProcess> process, uint64_t unit)
@@ -59,22 +70,22 @@ SystrapAddressSpace::~SystrapAddressSpace() {
 
 // --- Queue ---
 
-void SystrapAddressSpace::push(const HostOp& op) {
+void SystrapAddressSpace::push(const HostOp& op, const base::RefPtr<base::SharedFd>& file) {
   if (!queue_.empty()) {
-    HostOp& last = queue_.back();
+    HostOp& last = queue_.back().op;
     bool follows = last.address + last.length == op.address;
-    if (same_kind(last, op) && follows && (op.kind != kOpMap || last.offset + last.length == op.offset)) {
+    if (same_kind(last, op) && queue_.back().file == file && follows && (op.kind != kOpMap || last.offset + last.length == op.offset)) {
       last.length += op.length;
       return;
     }
     // Replaced as a whole before anybody saw it.
     bool covered = op.address <= last.address && last.address + last.length <= op.address + op.length;
     if (covered && (op.kind == kOpUnmap || (op.kind == kOpMap && last.kind != kOpProtect))) {
-      queue_.back() = op;
+      queue_.back() = {op, file};
       return;
     }
   }
-  queue_.push_back(op);
+  queue_.push_back({op, file});
   dirty_.store(true, std::memory_order_release);
 }
 
@@ -82,19 +93,24 @@ void SystrapAddressSpace::map(abi::AddrRange range, uint64_t offset, abi::Prot p
   if (!prot.any()) return unmap(range);
   base::MutexLock lock(mu_);
   for_each_outside(range, platform_.reserved_, [&](abi::AddrRange part) {
-    HostOp op = {};
-    op.kind = kOpMap;
-    op.address = part.start.value();
-    op.length = part.length();
-    op.offset = offset + (part.start - range.start);
-    op.prot = static_cast<uint16_t>(host_prot(prot));
-    op.fd = prot.write ? kFdMemory : kFdMemoryReadOnly;
+    HostOp op = map_op(part, offset + (part.start - range.start), prot, prot.write ? kFdMemory : kFdMemoryReadOnly);
     op.populate = populate == Populate::kYes;
     mu_.assert_held();
     push(op);
     mapped_.insert(part);
   });
 }
+
+void SystrapAddressSpace::map_file(abi::AddrRange range, const base::RefPtr<base::SharedFd>& file, uint64_t offset, abi::Prot prot) {
+  base::MutexLock lock(mu_);
+  for_each_outside(range, platform_.reserved_, [&](abi::AddrRange part) {
+    mu_.assert_held();
+    push(map_op(part, offset + (part.start - range.start), prot, kFdHostFile), file);
+    mapped_.insert(part);
+  });
+}
+
+uint32_t SystrapAddressSpace::refused_files() const { return __atomic_load_n(&shared_->refused, __ATOMIC_ACQUIRE); }
 
 void SystrapAddressSpace::unmap(abi::AddrRange range) {
   base::MutexLock lock(mu_);
@@ -149,14 +165,7 @@ void SystrapAddressSpace::use_slow_trampolines() {
   slow_trampolines_ = true;
   const TrampolineZones& zones = platform_.zygote_.layout().zones;
   for (auto [range, file] : {std::pair(zones.high, kHighZoneSlowFile), std::pair(zones.low, kLowZoneSlowFile)}) {
-    HostOp op = {};
-    op.kind = kOpMap;
-    op.address = range.start.value();
-    op.length = range.length();
-    op.offset = file;
-    op.prot = PROT_READ | PROT_EXEC;
-    op.fd = kFdControl;
-    push(op);
+    push(map_op(range, file, {true, false, true}, kFdControl));
   }
 }
 
@@ -169,7 +178,7 @@ bool SystrapAddressSpace::publish() {
   size_t n = std::min<uint64_t>(room, queue_.size());
   for (size_t i = 0; i < n; ++i) {
     expect(queue_[i], published);
-    ring_[published % kRingOps] = queue_[i];
+    ring_[published % kRingOps] = queue_[i].op;
     ++published;
   }
   platform_.stat_ops_.fetch_add(n, std::memory_order_relaxed);
@@ -180,9 +189,11 @@ bool SystrapAddressSpace::publish() {
   return true;
 }
 
-void SystrapAddressSpace::expect(const HostOp& op, uint64_t sequence) {
+void SystrapAddressSpace::expect(const QueuedOp& queued, uint64_t sequence) {
+  const HostOp& op = queued.op;
   HostCall call;
   call.sequence = sequence;
+  call.file = queued.file;
   if (op.kind == kOpMap) {
     call.nr = SYS_mmap;
     uint64_t flags = kMapFlags | (op.populate ? uint64_t{MAP_POPULATE} : 0);

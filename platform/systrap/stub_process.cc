@@ -28,11 +28,15 @@ void StubProcess::forget_commands() {
   last_command_ = {};
 }
 
-bool StubProcess::approve(uint64_t nr, const uint64_t* args) {
+bool StubProcess::approve(uint64_t nr, const uint64_t* args, base::RefPtr<base::SharedFd>& file) {
   base::MutexLock lock(expected_mu_);
-  if (!expected_.empty() && expected_.front().matches(nr, args)) {
-    last_ = expected_.front();
+  const bool next = !expected_.empty() && expected_.front().matches(nr, args);
+  if (next) {
+    last_ = std::move(expected_.front());
     expected_.pop_front();
+  }
+  if (next || (last_.nr != 0 && last_.matches(nr, args))) {
+    if (last_.file && !(last_.file == installed_)) file = last_.file;
     return true;
   }
   if (!commands_.empty() && commands_.front().matches(nr, args)) {
@@ -42,8 +46,12 @@ bool StubProcess::approve(uint64_t nr, const uint64_t* args) {
     return true;
   }
   constexpr int kMaxRepeats = 16;  // a thread can be made by each
-  if (last_command_.nr != 0 && last_command_.matches(nr, args) && command_repeats_++ < kMaxRepeats) return true;
-  return last_.nr != 0 && last_.matches(nr, args);
+  return last_command_.nr != 0 && last_command_.matches(nr, args) && command_repeats_++ < kMaxRepeats;
+}
+
+void StubProcess::set_installed(const base::RefPtr<base::SharedFd>& file) {
+  base::MutexLock lock(expected_mu_);
+  installed_ = file;
 }
 
 void StubProcess::kill() {

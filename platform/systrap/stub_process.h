@@ -8,6 +8,7 @@
 
 #include <sys/types.h>
 
+#include "base/host/shared_fd.h"
 #include "base/ref/ref.h"
 #include "base/sync/mutex.h"
 #include "platform/systrap/stub/layout.h"
@@ -21,6 +22,7 @@ struct HostCall {
   uint64_t sequence = 0;  // in the ring
   // Unused arguments are not compared: the stub's registers hold anything there.
   uint8_t arg_count = 6;
+  base::RefPtr<base::SharedFd> file = {};  // to be put at kFdHostFile before
   bool matches(uint64_t other_nr, const uint64_t* other_args) const;
 };
 
@@ -38,8 +40,9 @@ class StubProcess : public base::RefCounted {
   void expect_command(const HostCall& call);
   void forget_commands();
   // True once for each expected call, when it is its turn. The last one may be repeated: the stub does so when a signal
-  // or the host's limits stopped it.
-  bool approve(uint64_t nr, const uint64_t* args);
+  // or the host's limits stopped it. `file`: what it wants at kFdHostFile, if it is not there yet.
+  bool approve(uint64_t nr, const uint64_t* args, base::RefPtr<base::SharedFd>& file);
+  void set_installed(const base::RefPtr<base::SharedFd>& file);  // now at kFdHostFile
 
   // SIGKILL. The reaper does the rest: mark_dead() while the process is still a zombie, so that no signal can reach
   // a reused pid.
@@ -54,6 +57,7 @@ class StubProcess : public base::RefCounted {
   base::Mutex expected_mu_{base::LockRank::kLeaf};
   std::deque<HostCall> expected_ GUARDED_BY(expected_mu_);
   std::deque<HostCall> commands_ GUARDED_BY(expected_mu_);
+  base::RefPtr<base::SharedFd> installed_ GUARDED_BY(expected_mu_);
   HostCall last_ GUARDED_BY(expected_mu_);
   HostCall last_command_ GUARDED_BY(expected_mu_);
   int command_repeats_ GUARDED_BY(expected_mu_) = 0;

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <vector>
 
+#include <fcntl.h>
 #include <linux/seccomp.h>
 #include <poll.h>
 #include <sys/eventfd.h>
@@ -124,27 +125,37 @@ bool Supervisor::answer_one() {
   seccomp_notif_resp response;
   std::memset(&response, 0, sizeof response);
   response.id = request.id;
-  if (approve(static_cast<pid_t>(request.pid), static_cast<uint64_t>(request.data.nr), args))
-    response.flags = SECCOMP_USER_NOTIF_FLAG_CONTINUE;
-  else
-    response.error = -EPERM;
+  response.error = approve(request.id, static_cast<pid_t>(request.pid), static_cast<uint64_t>(request.data.nr), args);
+  if (response.error == 0) response.flags = SECCOMP_USER_NOTIF_FLAG_CONTINUE;
   ioctl(listener_.get(), SECCOMP_IOCTL_NOTIF_SEND, &response);
   return true;
 }
 
-bool Supervisor::approve(pid_t tid, uint64_t nr, const uint64_t* args) {
+int Supervisor::approve(uint64_t id, pid_t tid, uint64_t nr, const uint64_t* args) {
   // The zygote runs no guest code.
-  if (tid == zygote_) return nr == SYS_mmap || nr == SYS_clone || nr == SYS_close;
+  if (tid == zygote_) return nr == SYS_mmap || nr == SYS_clone || nr == SYS_close ? 0 : -EPERM;
   base::RefPtr<StubProcess> process;
   {
     base::MutexLock lock(mu_);
     auto it = by_tid_.find(tid);
     if (it != by_tid_.end()) process = it->second;
   }
-  if (process && process->approve(nr, args)) return true;
+  base::RefPtr<base::SharedFd> file;
+  if (process && process->approve(nr, args, file)) {
+    if (!file) return 0;
+    seccomp_notif_addfd add = {};
+    add.id = id;
+    add.flags = SECCOMP_ADDFD_FLAG_SETFD;
+    add.srcfd = static_cast<uint32_t>(file->get());
+    add.newfd = kFdHostFile;
+    add.newfd_flags = O_CLOEXEC;
+    if (ioctl(listener_.get(), SECCOMP_IOCTL_NOTIF_ADDFD, &add) < 0) return -ENOMEM;
+    process->set_installed(file);
+    return 0;
+  }
   LOG_WARNING("systrap: stub thread {} made host call {} that nobody asked for", tid, nr);
   if (process) process->kill();
-  return false;
+  return -EPERM;
 }
 
 void Supervisor::reap() {

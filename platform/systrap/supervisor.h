@@ -38,7 +38,8 @@ class Supervisor {
  private:
   void validate();
   bool answer_one();
-  bool approve(pid_t tid, uint64_t nr, const uint64_t* args);
+  // 0, or what the call fails with.
+  int approve(uint64_t id, pid_t tid, uint64_t nr, const uint64_t* args);
   void reap();
   void bury(pid_t pid);
 

@@ -36,6 +36,8 @@ class SystrapAddressSpace final : public AddressSpace {
   SystrapAddressSpace(SystrapPlatform& platform, base::RefPtr<StubProcess> process, uint64_t unit);
   ~SystrapAddressSpace() override;
   void map(abi::AddrRange range, uint64_t offset, abi::Prot prot, Populate populate) override;
+  void map_file(abi::AddrRange range, const base::RefPtr<base::SharedFd>& file, uint64_t offset, abi::Prot prot) override;
+  uint32_t refused_files() const override;
   void unmap(abi::AddrRange range) override;
   void protect(abi::AddrRange range, abi::Prot prot) override;
   void interrupt_running() override;
@@ -45,11 +47,15 @@ class SystrapAddressSpace final : public AddressSpace {
   friend class SystrapContext;
   friend class SystrapPlatform;
 
-  void push(const HostOp& op) REQUIRES(mu_);
+  struct QueuedOp {
+    HostOp op;
+    base::RefPtr<base::SharedFd> file;  // kFdHostFile
+  };
+  void push(const HostOp& op, const base::RefPtr<base::SharedFd>& file = nullptr) REQUIRES(mu_);
   void note_drops() REQUIRES(mu_);
   // Moves queued operations into the ring; true when all fit. `target` is what a thread must wait for.
   bool publish();
-  void expect(const HostOp& op, uint64_t sequence);
+  void expect(const QueuedOp& queued, uint64_t sequence);
   base::Result<StubThread> take_thread();
   base::Result<StubThread> clone_thread() REQUIRES(mu_);
   void use_slow_trampolines();
@@ -65,7 +71,7 @@ class SystrapAddressSpace final : public AddressSpace {
   std::atomic<bool> dirty_{false};
 
   base::Mutex mu_{base::LockRank::kPlatform};
-  std::vector<HostOp> queue_ GUARDED_BY(mu_);
+  std::vector<QueuedOp> queue_ GUARDED_BY(mu_);
   std::atomic<uint64_t> published_{0};  // written under mu_
   uint32_t drops_seen_ GUARDED_BY(mu_) = 0;
   IntervalSet mapped_ GUARDED_BY(mu_);  // a superset of what the stub has

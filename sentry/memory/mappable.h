@@ -52,6 +52,8 @@ class Mappable : public base::RefCounted {
   virtual bool needs_write_notice() const { return true; }
   // MADV_REMOVE: the range becomes a hole.
   virtual base::Result<void> remove_pages(uint64_t offset, uint64_t length) { return base::err(abi::Errno::kEOPNOTSUPP); }
+  // Whether translate_cached() always knows the page: then there is no use in mapping little at a time.
+  virtual bool is_in_memory() const { return false; }
   // True when the bytes cannot change for the sandbox's lifetime (read-only lower of an overlay): patched text
   // may be cached per object.
   virtual bool is_immutable() const { return false; }

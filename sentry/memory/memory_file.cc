@@ -209,6 +209,7 @@ base::Result<FileRange> MemoryFile::allocate(uint64_t length, MemoryKind kind) {
 }
 
 void MemoryFile::add_ref(FileRange range) {
+  if (HostFiles::holds(range.offset)) return host_files_.add_ref(range);
   base::MutexLock lock(impl_->mu);
   impl_->for_counts(range, [](Chunk& c, uint64_t first, uint64_t n, uint64_t) {
     for (uint64_t i = 0; i < n; ++i) {
@@ -220,6 +221,7 @@ void MemoryFile::add_ref(FileRange range) {
 
 void MemoryFile::drop_ref(FileRange range) {
   if (range.length == 0) return;
+  if (HostFiles::holds(range.offset)) return host_files_.drop_ref(range);
   Impl& m = *impl_;
   std::vector<FileRange> punch;
   {
@@ -281,12 +283,14 @@ uint64_t MemoryFile::unique_prefix(FileRange range, bool& unique) const {
 }
 
 uint8_t* MemoryFile::data(uint64_t offset) {
+  if (HostFiles::holds(offset)) return host_files_.bytes(offset, kPageSize).data();
   Chunk* chunk = impl_->chunk_at(offset);
   DCHECK(chunk != nullptr);
   return chunk->data + (offset & (kChunkSize - 1));
 }
 
 std::span<uint8_t> MemoryFile::bytes(uint64_t offset, uint64_t max) {
+  if (HostFiles::holds(offset)) return host_files_.bytes(offset, max);
   return {data(offset), static_cast<size_t>(std::min(max, kChunkSize - (offset & (kChunkSize - 1))))};
 }
 

@@ -5,6 +5,8 @@
 // Offsets are handed out in increasing order and never reused: freeing a page punches a hole, which returns the memory
 // to the host and zaps it from every page table. A stub process that ignored an unmap would then see fresh zero
 // pages that belong to nobody. (8 EiB of offsets last for decades.) The sentry maps the file in large chunks on demand.
+//
+// Offsets from HostFiles::kBase on are those of host files, which can be referenced, read and copied from alike.
 #pragma once
 
 #include <atomic>
@@ -16,6 +18,7 @@
 #include "base/core/result.h"
 #include "base/host/unique_fd.h"
 #include "base/sync/mutex.h"
+#include "sentry/memory/host_files.h"
 
 namespace sentry::memory {
 
@@ -37,6 +40,7 @@ class MemoryFile {
 
   int fd() const { return fd_.get(); }
   int fd_read_only() const { return fd_ro_.get(); }
+  HostFiles& host_files() { return host_files_; }
 
   // `length` bytes (page multiple) with one reference on each page, contiguous, zeroed, not yet backed by host
   // memory (the first touch allocates). ENOMEM at the sandbox's limit.
@@ -84,6 +88,7 @@ class MemoryFile {
   MemoryFile();
   struct Impl;
   base::UniqueFd fd_, fd_ro_;
+  HostFiles host_files_;
   uint64_t host_memory_ = ~uint64_t{0};
   std::unique_ptr<Impl> impl_;
 };

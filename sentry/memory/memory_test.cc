@@ -5,7 +5,9 @@
 #include <string>
 
 #include <fcntl.h>
+#include <sys/mman.h>
 
+#include "sentry/memory/host_file_map.h"
 #include "sentry/memory/memory_file.h"
 #include "sentry/memory/page_cache.h"
 
@@ -227,6 +229,64 @@ TEST_CASE("Random operations agree with a string", "[page_cache]") {
   }
   file->flush();
   CHECK(file->usage().total() == 0);
+}
+
+// A host file of `size` bytes, each the number of its page, opened with `flags`.
+base::RefPtr<base::SharedFd> host_file(uint64_t size, int flags, int* also_writable = nullptr) {
+  const int fd = memfd_create("host", MFD_CLOEXEC);
+  std::string bytes(size, 0);
+  for (size_t i = 0; i < size; ++i) bytes[i] = static_cast<char>('A' + i / kPage);
+  REQUIRE(::write(fd, bytes.data(), size) == static_cast<ssize_t>(size));
+  auto file = base::make_ref<base::SharedFd>(base::UniqueFd(open(("/proc/self/fd/" + std::to_string(fd)).c_str(), flags | O_CLOEXEC)));
+  if (also_writable) *also_writable = fd;
+  else close(fd);
+  return file;
+}
+
+TEST_CASE("A host file's pages have offsets of their own", "[memory]") {
+  auto file = *MemoryFile::create();
+  CHECK(HostFileMap::create(*file, host_file(kPage, O_RDWR), kPage).error() == kEACCES);
+  CHECK(HostFileMap::create(*file, host_file(kPage, O_RDONLY), 0).error() == kEFBIG);
+  const uint64_t size = 3 * kPage + 100;
+  auto map = *HostFileMap::create(*file, host_file(size, O_RDONLY), size);
+  auto other = *HostFileMap::create(*file, host_file(kPage, O_RDONLY), kPage);
+  CHECK(map->translate(4 * kPage, kPage, false).error() == kENXIO);
+  CHECK(map->translate(0, kPage, true).error() == kEACCES);
+  FileRange range = *map->translate(kPage, 100 * kPage, false);
+  CHECK(range.length == 3 * kPage);
+  CHECK(file->data(range.offset)[5] == 'B');
+  CHECK(file->data(range.offset + 2 * kPage)[99] == 'D');
+  CHECK(file->data(range.offset + 2 * kPage)[100] == 0);
+  auto placed = *map->translate_cached(2 * kPage, kPage, 8 * kPage, false);
+  CHECK(placed.start == kPage);
+  CHECK(placed.range == range);
+  CHECK(file->host_files().place(range.offset + kPage).offset == 2 * kPage);
+  FileRange own = *file->allocate(2 * kPage, MemoryKind::kAnonymous);
+  file->copy(own.offset, range.offset, 2 * kPage);
+  CHECK(file->data(own.offset + kPage)[0] == 'C');
+  file->drop_ref(own);
+  file->drop_ref(range);
+  map = nullptr;  // `placed` keeps the pages
+  CHECK(file->data(placed.range.offset)[0] == 'B');
+  file->drop_ref(placed.range);
+}
+
+TEST_CASE("A host file that becomes shorter reads as zeros", "[memory]") {
+  auto file = *MemoryFile::create();
+  int writable = -1;
+  auto map = *HostFileMap::create(*file, host_file(4 * kPage, O_RDONLY, &writable), 4 * kPage);
+  FileRange range = *map->translate(0, 4 * kPage, false);
+  CHECK(file->data(range.offset + 3 * kPage)[0] == 'D');
+  REQUIRE(ftruncate(writable, kPage) == 0);
+  CHECK(file->data(range.offset)[0] == 'A');
+  CHECK(file->data(range.offset + 3 * kPage)[0] == 0);
+  FileRange own = *file->allocate(4 * kPage, MemoryKind::kAnonymous);
+  file->copy(own.offset, range.offset, 4 * kPage);
+  CHECK(file->data(own.offset)[0] == 'A');
+  CHECK(file->data(own.offset + 2 * kPage)[0] == 0);
+  file->drop_ref(own);
+  file->drop_ref(range);
+  close(writable);
 }
 
 }  // namespace

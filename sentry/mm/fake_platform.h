@@ -18,6 +18,7 @@ class FakeSpace final : public platform::AddressSpace {
     uint64_t offset;
     abi::Prot prot;
     bool rw;
+    base::RefPtr<base::SharedFd> file = {};  // of a host file
   };
   std::map<uint64_t, Page> pages;
   size_t maps = 0, unmaps = 0, protects = 0, interrupts = 0;
@@ -28,6 +29,13 @@ class FakeSpace final : public platform::AddressSpace {
     for (uint64_t a = r.start.value(); a < r.end.value(); a += abi::kPageSize)
       pages[a] = {offset + (a - r.start.value()), prot, prot.write};
   }
+  void map_file(abi::AddrRange r, const base::RefPtr<base::SharedFd>& file, uint64_t offset, abi::Prot prot) override {
+    ++maps;
+    for (uint64_t a = r.start.value(); a < r.end.value(); a += abi::kPageSize)
+      pages[a] = {offset + (a - r.start.value()), prot, prot.write, file};
+  }
+  uint32_t refused_files() const override { return refused; }
+  uint32_t refused = 0;
   void unmap(abi::AddrRange r) override {
     ++unmaps;
     pages.erase(pages.lower_bound(r.start.value()), pages.lower_bound(r.end.value()));
@@ -102,6 +110,11 @@ class FakeGuest {
   int32_t last_code = 0;
 
  private:
+  uint8_t* from_host(const FakeSpace::Page& page, uint64_t addr) {
+    if (::pread(page.file->get(), host_page_, sizeof host_page_, static_cast<off_t>(page.offset)) < 0) return nullptr;
+    return host_page_ + addr % abi::kPageSize;
+  }
+  uint8_t host_page_[abi::kPageSize];
   int touch(uint64_t addr, platform::AccessKind kind, uint8_t*& out) {
     for (int i = 0; i < 4; ++i) {
       auto it = space().pages.find(addr & ~(abi::kPageSize - 1));
@@ -109,7 +122,7 @@ class FakeGuest {
         const abi::Prot& p = it->second.prot;
         bool ok = kind == platform::AccessKind::kWrite ? p.write : kind == platform::AccessKind::kExecute ? p.exec : p.any();
         if (ok) {
-          out = file_.data(it->second.offset) + addr % abi::kPageSize;
+          out = it->second.file ? from_host(it->second, addr) : file_.data(it->second.offset) + addr % abi::kPageSize;
           return 0;
         }
       }

@@ -71,10 +71,11 @@ base::Result<Piece*> MemoryManager::Impl::fault_in_object_active(VmaMap::iterato
   bool notify = shared && want != Want::kRead && vma.object->needs_write_notice();
   uint64_t lo = notify ? round_down(page, kDirtyWindow) : page - std::min(page, kFileWindow / 4);
   uint64_t hi = notify ? lo + kDirtyWindow : page + kFileWindow;
-  lo = std::max(gap.start.value(), lo);
-  hi = std::min(gap.end.value(), hi);
+  if (vma.object->is_in_memory()) lo = gap.start.value(), hi = gap.end.value();
   auto offset_of = [&](uint64_t addr) { return vma.offset + (addr - it->first); };
-  auto placed = vma.object->translate_cached(offset_of(page), offset_of(lo), offset_of(hi), shared && want != Want::kRead);
+  uint64_t from = offset_of(std::max(gap.start.value(), lo)), to = offset_of(std::min(gap.end.value(), hi));
+  if (auto patches = patches_for(it->first, vma)) patches->clip(offset_of(page), *vma.object, from, to);
+  auto placed = vma.object->translate_cached(offset_of(page), from, to, shared && want != Want::kRead);
   if (!placed) {
     if (placed.error() == kEAGAIN)
       pending = {vma.object, offset_of(page), hi - page, shared && want != Want::kRead};
@@ -184,7 +185,10 @@ base::Result<void> MemoryManager::Impl::try_resolve_active(uint64_t addr, Want w
     if (!made) return base::err(made.error());
     p = *made;
   }
-  if (want != Want::kRead && p->has(kCow)) {
+  const bool refused = map == MapIt::kYes && p->has(kMapped) && !p->has(kShared) && p->has(kGuestExec) &&
+                       memory::HostFiles::holds(p->offset) && space->refused_files() != 0;
+  // A host file that the platform could not map, as it lies on a mount without execution: copies of its pages instead.
+  if ((want != Want::kRead && p->has(kCow)) || refused) {
     bool seen = p->has(kMapped);
     auto broken = break_cow_active(*p, page);
     if (!broken) return base::err(broken.error());

@@ -110,6 +110,7 @@ struct MemoryManager::Impl {
   base::Result<void> grow_stack(uint64_t addr);
 
   // ---- text (text_patch.cc)
+  base::RefPtr<TextPatches> patches_for(uint64_t start, const Vma& vma);  // shared
   Piece* map_patched_active(VmaMap::iterator it, uint64_t page);
 
   memory::MemoryFile& file;

@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <random>
+#include <string>
 
+#include <fcntl.h>
+#include <sys/mman.h>
+
+#include "sentry/memory/host_file_map.h"
 #include "sentry/memory/page_cache.h"
 #include "sentry/mm/fake_platform.h"
 #include "tests/util/catch.h"
@@ -325,6 +330,82 @@ TEST_CASE("A patched site is shared by every process that maps the file", "[mm]"
   uint64_t plain = map_at(*w.mm, 0, 8 * kPage, kRo, Sharing::kPrivate, text);
   REQUIRE(g.load(plain + 3 * kPage + 0x50, v) == 0);
   CHECK(v == 0xb8);
+}
+
+// Text of `pages` pages with a call site at byte 0x50 of each, in a host file.
+base::RefPtr<memory::HostFileMap> host_text(World& w, uint64_t pages) {
+  const int fd = memfd_create("text", MFD_CLOEXEC);
+  std::string bytes(pages * kPage, '\x90');
+  for (uint64_t i = 0; i < pages; ++i) bytes.replace(i * kPage + 0x50, 7, std::string("\xb8\x27\0\0\0\x0f\x05", 7));
+  REQUIRE(::write(fd, bytes.data(), bytes.size()) == static_cast<ssize_t>(bytes.size()));
+  base::UniqueFd ro(open(("/proc/self/fd/" + std::to_string(fd)).c_str(), O_RDONLY | O_CLOEXEC));
+  close(fd);
+  return *memory::HostFileMap::create(*w.file, base::make_ref<base::SharedFd>(std::move(ro)), bytes.size());
+}
+
+TEST_CASE("Text of a host file is mapped as it is, and copied only where it is patched", "[mm]") {
+  World w;
+  constexpr uint64_t kPages = 256, kGranulePages = 32;
+  auto text = host_text(w, kPages);
+  const uint64_t base = w.mm->pick_text_address(*text, kPages * kPage).value();
+  map_at(*w.mm, base, kPages * kPage, kRx, Sharing::kPrivate, text);
+  FakeGuest g(*w.file, *w.mm);
+  uint8_t v = 0;
+  REQUIRE(g.load(base, v, platform::AccessKind::kExecute) == 0);
+  CHECK(v == 0x90);
+  CHECK(w.file->usage().total() == 0);
+  const auto from_host = [&](uint64_t page) { return g.space().pages.at(base + page * kPage).file != nullptr; };
+  const auto patch = [&](MemoryManager& mm, uint64_t page, uint64_t at = 0x50) {
+    const uint64_t site = base + page * kPage + 0x57;
+    w.platform.next_plan = {{{Addr(base + page * kPage + at), {0xe9, 1, 2, 3, 4}, 5}}, 1};
+    mm.consider_patching(Addr(site));
+    REQUIRE(g.load(base + page * kPage + at, v, platform::AccessKind::kExecute) == 0);
+    CHECK(v == 0xe9);
+  };
+  patch(*w.mm, 40);
+  CHECK(!from_host(kGranulePages));
+  CHECK(!from_host(2 * kGranulePages - 1));
+  CHECK(from_host(kGranulePages - 1));
+  CHECK(from_host(2 * kGranulePages));
+  // Another site of the granule needs no other mapping.
+  const size_t maps = g.space().maps;
+  patch(*w.mm, 41);
+  CHECK(g.space().maps == maps);
+  // A store across cache lines cannot be made in text that runs: the granule is copied again.
+  patch(*w.mm, 42, 0x3e);
+  CHECK(!from_host(42));
+  REQUIRE(g.load(base + 40 * kPage + 0x50, v, platform::AccessKind::kExecute) == 0);
+  CHECK(v == 0xe9);
+  // A new process starts with what is patched.
+  auto other = *MemoryManager::create(*w.file, w.platform);
+  map_at(*other, base, kPages * kPage, kRx, Sharing::kPrivate, text);
+  FakeGuest o(*w.file, *other);
+  for (uint64_t page : {40, 41, 42}) {
+    REQUIRE(o.load(base + page * kPage + (page == 42 ? 0x3e : 0x50), v, platform::AccessKind::kExecute) == 0);
+    CHECK(v == 0xe9);
+  }
+  CHECK(o.faults == 0);  // all was mapped with mmap()
+  // Most of it patched: all of it copied.
+  for (uint64_t page : {3, 70, 100, 130}) patch(*w.mm, page);
+  auto third = *MemoryManager::create(*w.file, w.platform);
+  map_at(*third, base, kPages * kPage, kRx, Sharing::kPrivate, text);
+  FakeGuest t(*w.file, *third);
+  REQUIRE(t.load(base + 200 * kPage, v, platform::AccessKind::kExecute) == 0);
+  CHECK(t.space().pages.at(base + 200 * kPage).file == nullptr);
+}
+
+TEST_CASE("Text that the host refuses to map is copied", "[mm]") {
+  World w;
+  auto text = host_text(w, 64);
+  const uint64_t a = map_at(*w.mm, 0x40000000, 64 * kPage, kRx, Sharing::kPrivate, text);
+  FakeGuest g(*w.file, *w.mm);
+  uint8_t v = 0;
+  REQUIRE(g.load(a, v, platform::AccessKind::kExecute) == 0);
+  g.space().pages.clear();
+  g.space().refused = 1;
+  REQUIRE(g.load(a + 9 * kPage + 0x50, v, platform::AccessKind::kExecute) == 0);
+  CHECK(v == 0xb8);
+  CHECK(g.space().pages.at(a + 9 * kPage).file == nullptr);
 }
 
 // A page-by-page model.

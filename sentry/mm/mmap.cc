@@ -138,7 +138,7 @@ base::Result<Addr> MemoryManager::mmap(const MmapOptions& o) {
 // As far as a few host calls go.
 void MemoryManager::map_at_once(uint64_t start, uint64_t end, Touch touch) {
   constexpr uint64_t kWhole = 4 << 20;
-  constexpr int kMostPieces = 4;
+  constexpr int kMostPieces = 16;
   Impl& m = *impl_;
   int most = end - start <= kWhole ? kMostPieces : 1;
   for (uint64_t at = start; at < end && most > 0; --most) {

@@ -120,7 +120,7 @@ void MemoryManager::Impl::update_host_active(Piece& p) {
   uint16_t want = p.wanted_host();
   if (!p.has(kMapped) || want == (p.flags & kHostBits)) return;
   if ((want & kHostWrite) != 0 && !p.has(kMappedRw)) {
-    space->map({Addr(p.start), Addr(p.end)}, p.offset, host_prot(want), platform::Populate::kNo);
+    space->map({Addr(p.start), Addr(p.end)}, p.offset, host_prot(want), platform::Populate::kNo);  // never of a host file
     p.flags |= kMappedRw;
   } else {
     space->protect({Addr(p.start), Addr(p.end)}, host_prot(want));
@@ -132,6 +132,12 @@ void MemoryManager::Impl::update_host_active(Piece& p) {
 // may drop mappings.
 void MemoryManager::Impl::map_piece_active(Piece& p, Pages pages) {
   uint16_t want = p.wanted_host();
+  if (memory::HostFiles::holds(p.offset) && host_prot(want).any()) {
+    const memory::HostFiles::Place place = file.host_files().place(p.offset);
+    space->map_file({Addr(p.start), Addr(p.end)}, place.fd, place.offset, host_prot(want));
+    p.flags = static_cast<uint16_t>((p.flags & ~(kHostBits | kMappedRw)) | want | kMapped);
+    return;
+  }
   bool small = p.length() <= 16 * kPageSize;
   // Pages of a cache or copied ones exist; anonymous ones may never have been touched.
   bool there = pages == Pages::kPresent || (small && !(p.has(kAnon) && p.length() > kPageSize));

@@ -12,39 +12,10 @@ using Impl = MemoryManager::Impl;
 
 namespace {
 
-constexpr uint64_t kTwinSize = 1 << 20;      // file bytes copied by the first patch in them
 constexpr uint64_t kPlaceAlign = 64 << 10;
 constexpr uint64_t kCacheLine = 64;
 
 }  // namespace
-
-TextPatches::~TextPatches() {
-  for (auto& [end, twin] : twins_) file_.drop_ref(twin.pages);
-}
-
-bool TextPatches::find(uint64_t offset, const memory::Mappable& object, Twin& out) {
-  base::MutexLock lock(mu_);
-  auto it = twins_.upper_bound(offset);
-  if (it == twins_.end() || it->second.start > offset) return false;
-  if (it->second.version != object.version()) return false;
-  out = it->second;
-  file_.add_ref(out.pages);
-  return true;
-}
-
-void TextPatches::publish(Twin twin) {
-  std::vector<memory::FileRange> drop;
-  {
-    base::MutexLock lock(mu_);
-    auto it = twins_.upper_bound(twin.start);
-    while (it != twins_.end() && it->second.start < twin.end) {
-      drop.push_back(it->second.pages);
-      it = twins_.erase(it);
-    }
-    twins_.emplace(twin.end, twin);
-  }
-  for (memory::FileRange r : drop) file_.drop_ref(r);
-}
 
 TextPlaces::TextPlaces(memory::MemoryFile& file, abi::AddrRange window) : file_(file), window_(window) {
   uint64_t random = 0;
@@ -122,23 +93,29 @@ base::RefPtr<memory::Mappable> TextPlaces::vdso(uint64_t length) {
   return vdso_;
 }
 
-// For a page of executable file text that has a twin: a piece of it around the page. Null when there is none.
+// The patched copies that a VMA may use: those of its object, if it lies at the object's place. Null: none.
+base::RefPtr<TextPatches> Impl::patches_for(uint64_t start, const Vma& vma) {
+  if (!vma.prot.exec || vma.sharing != Sharing::kPrivate || vma.special || !vma.object) return nullptr;
+  auto patches = places->existing(*vma.object);
+  if (!patches || patches->base() + vma.offset != start) return nullptr;
+  return patches;
+}
+
+// For a page of executable file text that is copied: a piece of all that is copied around it. Null when it is not.
 Piece* Impl::map_patched_active(VmaMap::iterator it, uint64_t page) {
   Vma& vma = it->second;
-  if (!vma.prot.exec || vma.sharing != Sharing::kPrivate || vma.special) return nullptr;
-  auto patches = places->existing(*vma.object);
-  if (!patches || patches->base() + vma.offset != it->first) return nullptr;
-  TextPatches::Twin twin;
-  if (!patches->find(vma.offset + (page - it->first), *vma.object, twin)) return nullptr;
+  auto patches = patches_for(it->first, vma);
+  TextPatches::Run run;
+  if (!patches || !patches->find(vma.offset + (page - it->first), *vma.object, run)) return nullptr;
   AddrRange gap = pieces.gap(page, it->first, vma.end);
-  uint64_t twin_start = it->first + twin.start - vma.offset, twin_end = it->first + twin.end - vma.offset;
-  uint64_t lo = std::max(gap.start.value(), twin.start < vma.offset ? it->first : twin_start);
-  uint64_t hi = std::min(gap.end.value(), twin_end);
-  FileRange mine{twin.pages.offset + (vma.offset + (lo - it->first) - twin.start), hi - lo};
+  const uint64_t gap_start = vma.offset + (gap.start.value() - it->first), gap_end = vma.offset + (gap.end.value() - it->first);
+  const uint64_t lo = std::max(gap_start, run.start), hi = std::min(gap_end, run.end);
+  FileRange mine{run.memory_at(lo), hi - lo};
   file.add_ref(mine);
-  file.drop_ref(twin.pages);
+  file.drop_ref(run.pages);
   uint16_t guest = static_cast<uint16_t>((vma.prot.read ? kGuestRead : 0) | (vma.prot.write ? kGuestWrite : 0) | kGuestExec);
-  pieces.insert({lo, hi, mine.offset, static_cast<uint16_t>(kCow | kPatched | guest)});
+  const uint64_t start = it->first + (lo - vma.offset);
+  pieces.insert({start, start + mine.length, mine.offset, static_cast<uint16_t>(kCow | kPatched | guest)});
   return pieces.find(page);
 }
 
@@ -174,7 +151,8 @@ struct MemoryManager::TextSite {
   base::RefPtr<memory::Mappable> object;
   uint64_t page = 0;
   uint64_t vma_start = 0, vma_end = 0, vma_offset = 0;
-  bool patched = false, anonymous = false;
+  uint64_t memory_offset = 0;  // of the page
+  bool anonymous = false;
   uint8_t bytes[kPageSize];
 };
 
@@ -194,7 +172,7 @@ void MemoryManager::consider_patching(Addr site) {
     if (!v.prot.exec || v.prot.write || v.sharing != Sharing::kPrivate || v.special) return;
     const Piece* p = m.pieces.find_const(page);
     if (!p) return;
-    text.patched = p->has(kPatched);
+    text.memory_offset = p->offset_of(page);
     text.anonymous = p->has(kAnon);
     text.object = v.object;
     text.vma_start = it->first;
@@ -230,40 +208,14 @@ void MemoryManager::patch_private(uint64_t page, const platform::PatchPlan& plan
 
 namespace {
 
-// Copies the file's pages, or those of the twin that is to be replaced, into fresh ones.
-bool make_twin(Impl& m, memory::Mappable& object, TextPatches& patches, TextPatches::Twin& twin, uint64_t offset) {
-  TextPatches::Twin old;
-  bool have_old = patches.find(offset, object, old);
-  if (have_old) {
-    twin.start = old.start;
-    twin.end = old.end;
-  }
-  auto pages = m.file.allocate(twin.end - twin.start, memory::MemoryKind::kPageCache);
-  if (pages) twin.pages = *pages;
-  if (pages && have_old) m.file.copy(twin.pages.offset, old.pages.offset, twin.pages.length);
-  if (have_old) m.file.drop_ref(old.pages);
-  if (!pages) return false;
-  for (uint64_t at = twin.start; at < twin.end && !have_old;) {
-    auto from = object.translate(at, twin.end - at, false);
-    if (!from) {  // the end of the file was inside
-      m.file.drop_ref(twin.pages);
-      return false;
-    }
-    m.file.copy(twin.pages.offset + (at - twin.start), from->offset, from->length);
-    m.file.drop_ref(*from);
-    at += from->length;
-  }
-  return true;
-}
-
-// Puts the twin around `page` in place of the file's pages in one address space.
-bool map_twin(Impl& m, const memory::Mappable& object, uint64_t base, uint64_t page, const TextPatches::Twin& twin) {
+// Puts a copied granule in place of the file's pages in one address space.
+bool map_granule(Impl& m, const memory::Mappable& object, uint64_t base, uint64_t page, const TextPatches::Run& granule) {
   MappingWrite lock(m);
   auto it = m.find_vma(page);
   if (it == m.vmas.end() || it->second.object.get() != &object || base + it->second.offset != it->first ||
       !it->second.prot.exec || it->second.prot.write)
     return false;
-  uint64_t lo = std::max(it->first, base + twin.start), hi = std::min(it->second.end, base + twin.end);
+  uint64_t lo = std::max(it->first, base + granule.start), hi = std::min(it->second.end, base + granule.end);
   if (page < lo || page >= hi) return false;
   // The process's own copies of text stay; what is between them is replaced.
   for (size_t i = m.pieces.lower(lo); i < m.pieces.v.size() && m.pieces.v[i].start < hi; ++i) {
@@ -297,30 +249,25 @@ bool MemoryManager::patch_file(const TextSite& site, const platform::PatchPlan& 
   // A file without a place gets the one that it has here.
   if (patches->base() == 0 && site.vma_start > site.vma_offset)
     m.places->adopt(*patches, site.vma_start - site.vma_offset);
-  uint64_t base = patches->base();
+  const uint64_t base = patches->base();
   if (base == 0 || base + site.vma_offset != site.vma_start) return false;
   const uint64_t offset = plan.edits[0].start.value() - base;  // all are on one page
-  TextPatches::Twin twin;
-  const auto in_twin = [&](const platform::PatchEdit& edit) {
-    return m.file.data(twin.pages.offset + (edit.start.value() - base - twin.start));
-  };
+  const uint64_t text_end = site.vma_offset + (site.vma_end - site.vma_start);
+  TextPatches::Run run;
   bool stored = false;
-  if (patches->find(offset, object, twin)) {
+  if (patches->find(offset, object, run)) {
     stored = true;
-    for (const platform::PatchEdit& edit : edits_of(plan)) stored = stored && store_code(in_twin(edit), edit.bytes, edit.length);
-    m.file.drop_ref(twin.pages);
+    for (const platform::PatchEdit& edit : edits_of(plan))
+      stored = stored && store_code(m.file.data(run.memory_at(edit.start.value() - base)), edit.bytes, edit.length);
+    const bool is_here = site.memory_offset == run.memory_at(site.page - base);
+    m.file.drop_ref(run.pages);
+    if (stored && is_here) return true;
   }
-  if (!stored) {
-    // Nobody runs on a new twin yet, so any bytes can be changed in it.
-    twin = {};
-    twin.version = object.version();
-    twin.start = std::max(round_down(offset, kTwinSize), site.vma_offset);
-    twin.end = std::min(round_down(offset, kTwinSize) + kTwinSize, site.vma_offset + (site.vma_end - site.vma_start));
-    if (!make_twin(m, object, *patches, twin, offset)) return false;
-    for (const platform::PatchEdit& edit : edits_of(plan)) memcpy(in_twin(edit), edit.bytes, edit.length);
-    patches->publish(twin);
-  }
-  return map_twin(m, object, base, site.page, twin);
+  if (!stored && !patches->copy(offset, site.vma_offset, text_end, object, [&](uint8_t* bytes, uint64_t start) {
+        for (const platform::PatchEdit& edit : edits_of(plan)) memcpy(bytes + (edit.start.value() - base - start), edit.bytes, edit.length);
+      }))
+    return false;
+  return map_granule(m, object, base, site.page, TextPatches::granule(offset, site.vma_offset, text_end));
 }
 
 }  // namespace sentry::mm

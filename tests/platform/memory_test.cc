@@ -4,6 +4,11 @@
 #include <catch2/catch.hpp>
 
 #include <csignal>
+#include <string>
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "tests/platform/harness.h"
 
@@ -88,6 +93,44 @@ TEST_CASE("protect takes rights away and gives them, unmap removes", "[memory]")
     guest.regs().rdi = kData + kPage;
     REQUIRE(guest.run().kind == EventKind::kFault);
     CHECK(*m.bytes<uint64_t>(data + kPage) == 0);
+  });
+}
+
+TEST_CASE("a host file is mapped for reading, and never written", "[memory]") {
+  on_every_platform([](Machine& m) {
+    // Two files in turn, at offsets, then one of them shorter than its mapping.
+    base::RefPtr<base::SharedFd> files[2];
+    base::UniqueFd writable[2];
+    for (int i = 0; i < 2; ++i) {
+      writable[i].reset(memfd_create("file", MFD_CLOEXEC));
+      const uint64_t words[2] = {0x100u + i, 0x200u + i};
+      REQUIRE(pwrite(writable[i].get(), &words[0], 8, 0) == 8);
+      REQUIRE(pwrite(writable[i].get(), &words[1], 8, 4096) == 8);
+      REQUIRE(ftruncate(writable[i].get(), 3 * 4096) == 0);
+      const std::string path = "/proc/self/fd/" + std::to_string(writable[i].get());
+      files[i] = base::make_ref<base::SharedFd>(base::UniqueFd(open(path.c_str(), O_RDONLY | O_CLOEXEC)));
+    }
+    Guest guest(m, touch());
+    guest.as->map_file(pages(kData), files[0], 0, kR);
+    guest.as->map_file(pages(kData + 4096), files[1], 4096, kR);
+    guest.as->map_file(pages(kData + 2 * 4096, 2), files[0], 4096, kR);
+    const uint64_t want[3] = {0x100, 0x201, 0x200};
+    for (int i = 0; i < 3; ++i) {
+      guest.regs().rdi = kData + i * 4096;
+      Event e = guest.run();
+      REQUIRE(e.kind == EventKind::kSyscall);
+      CHECK(guest.regs().rsi == want[i]);
+      e = guest.answer(0);
+      REQUIRE(e.kind == EventKind::kFault);
+      CHECK(e.access == AccessKind::kWrite);
+      guest.regs().rip = code_at;
+    }
+    REQUIRE(ftruncate(writable[0].get(), 4096) == 0);
+    guest.regs().rdi = kData + 2 * 4096;
+    Event e = guest.run();
+    CHECK(e.kind == EventKind::kException);
+    CHECK(e.signo == SIGBUS);
+    CHECK(guest.as->refused_files() == 0);
   });
 }
 

@@ -46,6 +46,7 @@ inline constexpr int kFdMemoryReadOnly = 1;
 inline constexpr int kFdControl = 2;
 inline constexpr int kFdBootSocket = 3;  // zygote, until the listener is handed over
 inline constexpr int kFdListener = 4;    // likewise
+inline constexpr int kFdHostFile = 5;    // the host file that was mapped last; the supervisor puts it there
 
 inline constexpr int kInterruptSignal = 10;  // SIGUSR1
 
@@ -161,7 +162,9 @@ static_assert(sizeof(FutexCounts) == 4096);
 // Written by the threads of one stub process.
 struct ProcessShared {
   uint32_t lock;     // 0 free, 1 held, 2 held and waited for
+  uint32_t pad;
   uint32_t dropped;  // times that all guest mappings were dropped because the host refused one
+  uint32_t refused;  // mappings of host files that the host refused
   uint64_t done;     // sequence number: operations before it are done
 };
 

@@ -82,8 +82,15 @@ void do_host_op(const HostOp& op) {
         if (r != kErrEINTR && (r >= 0 || r < -4095)) return;
         if (r == kErrEINTR || r == kErrEAGAIN) continue;
         // The host's limit of mappings: mappings are a cache, start with an empty one.
-        if (r == kErrENOMEM && tries < 4) drop_all();
-        else die();
+        if (r == kErrENOMEM && tries < 4) {
+          drop_all();
+        } else if (op.fd == kFdHostFile) {
+          call(kMunmap, op.address, op.length);
+          __atomic_fetch_add(&shared()->refused, 1, __ATOMIC_RELEASE);
+          return;
+        } else {
+          die();
+        }
       }
     case kOpUnmap:
       call(kMunmap, op.address, op.length);

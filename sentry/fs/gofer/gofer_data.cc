@@ -120,7 +120,9 @@ Result<RefPtr<HostFd>> GoferInode::try_open_host(bool write) {
 
 bool GoferInode::close_idle_descriptors() {
   RefPtr<HostFd> read, write;
+  RefPtr<memory::HostFileMap> map;
   base::MutexLock lock(mu_);
+  if (host_map_ && host_map_->has_one_ref()) std::swap(map, host_map_);  // which has the descriptor too
   const bool dirty_pages = cache_ && write_fd_;  // they could not be written back otherwise
   if (descriptions_.load(std::memory_order_relaxed) != 0 || dirty_pages || attr_.nlink == 0) return read_fd_ || write_fd_;
   std::swap(read, read_fd_);
@@ -305,8 +307,20 @@ Result<void> GoferInode::fsync(bool data_only) {
 }
 
 Result<RefPtr<memory::Mappable>> GoferInode::mapping() {
-  TRY(host_fd(false));
+  {
+    base::MutexLock lock(mu_);
+    if (host_map_) return RefPtr<memory::Mappable>(host_map_);
+  }
+  RefPtr<HostFd> fd = TRY(host_fd(false));
   uint64_t size = TRY(this->size());
+  if (gofer_fs().immutable()) {
+    // The host's own pages, where it can map them; else copies.
+    if (auto map = memory::HostFileMap::create(gofer_fs().memory(), fd, size)) {
+      base::MutexLock lock(mu_);
+      if (!host_map_ && !cache_) host_map_ = *map;
+      if (host_map_) return RefPtr<memory::Mappable>(host_map_);
+    }
+  }
   RefPtr<memory::PageCache> cache = this->cache();
   if (!cache) {
     auto fresh = base::make_ref<memory::PageCache>(gofer_fs().memory(), memory::MemoryKind::kPageCache, this,

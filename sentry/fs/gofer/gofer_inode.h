@@ -21,9 +21,10 @@
 #include <unordered_map>
 #include <vector>
 
-#include "base/host/unique_fd.h"
+#include "base/host/shared_fd.h"
 #include "gofer/proto/packed_list.h"
 #include "sentry/fs/gofer/gofer_fs.h"
+#include "sentry/memory/host_file_map.h"
 #include "sentry/memory/page_cache.h"
 #include "sentry/vfs/file_description.h"
 #include "sentry/vfs/inode.h"
@@ -46,14 +47,7 @@ struct FileKeyHash {
 };
 
 // A donated descriptor; readers hold a reference while it may be taken out of the inode's cache.
-class HostFd final : public base::RefCounted {
- public:
-  explicit HostFd(base::UniqueFd fd) : fd_(std::move(fd)) {}
-  int get() const { return fd_.get(); }
-
- private:
-  base::UniqueFd fd_;
-};
+using HostFd = base::SharedFd;
 
 // All entries of one directory as of `epoch`, as they came over the wire. Immutable after add() and finish().
 class Listing final : public base::RefCounted {
@@ -238,7 +232,9 @@ class GoferInode final : public vfs::Inode, public memory::PageSource {
   base::RefPtr<GoferInode> parent_ GUARDED_BY(mu_);  // with name_: until there is an id
   std::string name_ GUARDED_BY(mu_);
   base::RefPtr<HostFd> read_fd_ GUARDED_BY(mu_), write_fd_ GUARDED_BY(mu_);
+  // What mapping() gives: one of these.
   base::RefPtr<memory::PageCache> cache_ GUARDED_BY(mu_);
+  base::RefPtr<memory::HostFileMap> host_map_ GUARDED_BY(mu_);
   uint32_t asked_ GUARDED_BY(mu_) = 0;  // names looked up one by one since there was a listing
 };
 
