@@ -89,15 +89,18 @@ HostResult<void> kill_container(ContainerDir& dir, int signo, bool all) {
     if (ends_a_created_container(signo)) end_sentry(state);
     return {};
   }
+  bool was_there = false;
   HostResult<void> done = [&]() -> HostResult<void> {
     ControlClient client(TRY(dir.connect()));
+    was_there = true;
     if (signo == SIGKILL) client.set_timeout(kKillPatience);
     TRY(client.call("signal", fmt::format("{{\"id\":{},\"signo\":{},\"pid\":0,\"all\":{}}}", json_quoted(dir.id()), signo, all)));
     return {};
   }();
   if (done && signo == SIGKILL) await_end(state);
   if (done) return {};
-  if (!is_alive(state)) return plain_error("container not running");
+  // It may have ended of this very signal before it could answer.
+  if (!is_alive(state)) return was_there ? HostResult<void>() : plain_error("container not running");
   if (signo != SIGKILL) return done;
   LOG_WARNING("the sandbox does not answer ({}): killing it", done.error().message);
   end_sentry(state);
