@@ -56,6 +56,12 @@ Result<RefPtr<FileDescription>> writable(Task& task, Fd fd) {
   return file;
 }
 
+// Where an open file stands. Asked of the file, as the position of a host's descriptor is on the host.
+Result<uint64_t> position_of(Task& task, FileDescription& file, const Cursor& cursor) {
+  if (cursor.offset()) return *cursor.offset();
+  return file.seek(task, 0, 1);
+}
+
 // From a file with a position: bytes that the output does not take are read again by the next round.
 Result<size_t> copy_seekable(Task& task, FileDescription& in, uint64_t& from, FileDescription& out, Cursor& to, size_t count,
                              OnWouldBlock policy) {
@@ -86,7 +92,7 @@ Result<size_t> sys_sendfile(Task& task, Fd out_fd, Fd in_fd, UserInOut<int64_t> 
   if (out->status_flags() & vfs::kO_APPEND) return err(kEINVAL);
   Cursor from = TRY(Cursor::make(task, *in, offset));
   Cursor to = TRY(Cursor::make(task, *out, {}));
-  uint64_t position = from.offset().value_or(in->offset());
+  uint64_t position = TRY(position_of(task, *in, from));
   const uint64_t start = position;
   const size_t done = TRY(copy_seekable(task, *in, position, *out, to, std::min(count, kMaxRwCount), policy_of(*out)));
   if (offset.is_null()) {
@@ -107,8 +113,8 @@ Result<size_t> sys_copy_file_range(Task& task, Fd in_fd, UserInOut<int64_t> in_o
   if (!in->inode().is_regular() || !out->inode().is_regular()) return err(kEINVAL);
   if (out->status_flags() & vfs::kO_APPEND) return err(kEBADF);
   Cursor from = TRY(Cursor::make(task, *in, in_offset)), to = TRY(Cursor::make(task, *out, out_offset));
-  uint64_t position = from.offset().value_or(in->offset());
-  const uint64_t start = position, target = to.offset().value_or(out->offset());
+  uint64_t position = TRY(position_of(task, *in, from));
+  const uint64_t start = position, target = TRY(position_of(task, *out, to));
   count = std::min(count, kMaxRwCount);
   if (&in->inode() == &out->inode() && start < target + count && target < start + count) return err(kEINVAL);
   const size_t done = TRY(copy_seekable(task, *in, position, *out, to, count, OnWouldBlock::kWait));
