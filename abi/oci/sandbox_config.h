@@ -22,6 +22,7 @@ struct CapabilitySets {  // bit n = capability n of <linux/capability.h>
 };
 
 struct Process {
+  std::string program;  // what is executed, when that is not args[0]
   std::vector<std::string> args;
   std::vector<std::string> env;
   std::string cwd = "/";

@@ -311,6 +311,9 @@ int cli_main(int argc, char** argv) {
   } catch (const CLI::Success& e) {
     return app.exit(e);
   } catch (const CLI::ParseError& e) {
+    // CLI11 would complain that the subcommand is missing.
+    if (auto rest = app.remaining(); app.get_subcommands().empty() && !rest.empty() && !rest[0].starts_with("-"))
+      return report(line.global, fmt::format("unknown command \"{:.40}\"; see runsc --help", rest[0]));
     return report(line.global, e.what());
   }
   return run_command(app, line);

@@ -42,7 +42,11 @@ HostResult<void> set_user(const std::string& text, Process& process) {
 HostResult<void> add_capabilities(const std::vector<std::string>& names, Process& process) {
   for (const std::string& name : names) {
     int number = capability_number(name);
-    if (number < 0) return usage(fmt::format("--cap: \"{:.40}\" is not the name of a capability", name));
+    if (number < 0 && !name.starts_with("CAP_")) return usage(fmt::format("--cap: \"{:.40}\" is not the name of a capability", name));
+    if (number < 0) {  // newer than we are
+      warn(fmt::format("--cap: unknown capability {:.40} ignored", name));
+      continue;
+    }
     uint64_t bit = uint64_t{1} << number;
     for (uint64_t* set : {&process.capabilities.bounding, &process.capabilities.effective, &process.capabilities.permitted})
       *set |= bit;

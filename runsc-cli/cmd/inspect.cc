@@ -43,7 +43,10 @@ std::string table(const std::vector<std::vector<std::string>>& rows) {
 std::string text_of(const Json& object, const char* key) {
   auto it = object.find(key);
   if (it == object.end()) return "-";
-  return it->is_string() ? it->get<std::string>() : it->dump();
+  std::string text = it->is_string() ? it->get<std::string>() : it->dump();
+  for (char& c : text)  // the guest's words must not talk to our terminal
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';
+  return text;
 }
 
 }  // namespace
@@ -115,7 +118,7 @@ CommandResult cmd_features(const Global&) {
   Ordered features = {
       {"ociVersionMin", "1.0.0"},
       {"ociVersionMax", kOciVersion},
-      {"hooks", {"prestart", "createRuntime", "createContainer", "poststart", "poststop"}},
+      {"hooks", {"prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"}},
       {"mountOptions",
        {"async", "atime", "bind", "defaults", "dev", "diratime", "dirsync", "exec", "lazytime", "noatime", "nodev",
         "nodiratime", "noexec", "nolazytime", "norelatime", "nostrictatime", "nosuid", "nosymfollow", "private", "rbind",
@@ -127,7 +130,8 @@ CommandResult cmd_features(const Global&) {
         {"seccomp", {{"enabled", false}}},
         {"apparmor", {{"enabled", false}}},
         {"selinux", {{"enabled", false}}},
-        {"intelRdt", {{"enabled", false}}}}},
+        {"intelRdt", {{"enabled", false}}},
+        {"mountExtensions", {{"idmap", {{"enabled", false}}}}}}},
       {"annotations", {{"org.runsc.platforms", "systrap"}}},
   };
   print(features.dump(2) + "\n");

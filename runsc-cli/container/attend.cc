@@ -88,6 +88,8 @@ HostResult<int> attend(const Attendance& what) {
                                                            json_quoted(what.dir->id()), what.pid,
                                                            what.on_hangup == OnHangup::kKill));
   if (!asked) return status_of_sentry(what);
+  // The terminal may have changed between its guest being told the size and us being told of changes.
+  if (what.tty >= 0) forward(what, SIGWINCH);
   while (true) {
     pollfd fds[] = {{client.fd(), POLLIN, 0}, {signals.get(), POLLIN, 0}};
     if (poll(fds, 2, -1) < 0 && errno != EINTR) return HostErr(HostError::from_errno("poll"));

@@ -46,7 +46,10 @@ base::HostResult<void> delete_container(ContainerDir& dir, Force force);
 // Writes `pid` to `path` by rename, when a path is given.
 base::HostResult<void> write_pid_file(const std::string& path, int pid);
 
-// "TERM", "SIGTERM" or "15"; -1 when it is none.
+// For what went wrong without keeping the command from its end: to stderr and the debug log.
+void warn(const std::string& text);
+
+// "TERM", "SIGTERM" or "15"; 0 asks only whether there is a process; -1 when it is none.
 int signal_number(const std::string& text);
 
 }  // namespace cli

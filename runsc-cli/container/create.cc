@@ -160,8 +160,7 @@ class Creation {
   }
 
   HostResult<void> start() {
-    HostResult<std::string> reply = client_->call("start", fmt::format("{{\"id\":{}}}", json_quoted(dir_.id())));
-    if (!reply) return HostErr(std::move(reply.error()));
+    TRY(start_guest(dir_, state_));
     state_.status = Status::kRunning;
     TRY(dir_.save(state_));
     if (spec_.hooks.poststart.empty()) return {};
@@ -205,8 +204,6 @@ HostResult<Created> create_container(ContainerDir& dir, CreateRequest& request) 
     return HostErr(HostError::plain("config.json: process.terminal: must be true for --console-socket"));
   if (terminal && request.console_socket.empty() && request.terminal < 0)
     return HostErr(HostError::plain("config.json: process.terminal: needs --console-socket or a terminal in the foreground"));
-  if (!request.spec.hooks.start_container.empty())
-    return HostErr(HostError::plain("config.json: hooks.startContainer: hooks inside the container are not supported"));
   return Creation(dir, request).run();
 }
 

@@ -16,6 +16,9 @@
 #include <unistd.h>
 
 #include "base/host/unique_fd.h"
+#include "runsc-cli/container/attend.h"
+#include "runsc-cli/container/client.h"
+#include "sentry/control/protocol.h"
 
 namespace cli {
 
@@ -83,15 +86,39 @@ std::string first_line_of(int fd) {
   return out;
 }
 
-HostResult<void> run_hook(const Hook& hook, const std::string& state, const std::string& bundle, int namespaces_of) {
-  UniqueFd input(memfd_create("state", MFD_CLOEXEC)), output(memfd_create("output", MFD_CLOEXEC));
-  if (!input || !output) return HostErr(HostError::from_errno("memfd"));
-  if (write(input.get(), state.data(), state.size()) != static_cast<ssize_t>(state.size()))
+// What a hook reads and writes.
+struct HookFiles {
+  UniqueFd input, output;
+};
+
+HostResult<HookFiles> hook_files(const std::string& state) {
+  HookFiles files{UniqueFd(memfd_create("state", MFD_CLOEXEC)), UniqueFd(memfd_create("output", MFD_CLOEXEC))};
+  if (!files.input || !files.output) return HostErr(HostError::from_errno("memfd"));
+  if (write(files.input.get(), state.data(), state.size()) != static_cast<ssize_t>(state.size()))
     return HostErr(HostError::from_errno("memfd"));
-  lseek(input.get(), 0, SEEK_SET);
+  lseek(files.input.get(), 0, SEEK_SET);
+  return files;
+}
+
+HostErr timed_out(const Hook& hook) { return HostErr(HostError::plain(fmt::format("timed out after {} s", hook.timeout_sec))); }
+
+HostResult<void> result_of(int status, int output) {
+  if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return {};
+  std::string said = first_line_of(output);
+  std::string how = WIFSIGNALED(status) ? fmt::format("killed by signal {}", WTERMSIG(status))
+                                        : fmt::format("exit status {}", WEXITSTATUS(status));
+  return HostErr(HostError::plain(said.empty() ? how : how + ", output: " + said));
+}
+
+HostErr name_hook(HostError error, const char* kind, size_t number, const Hook& hook) {
+  return HostErr(std::move(error).wrap(fmt::format("{} hook #{} ({})", kind, number, hook.path)));
+}
+
+HostResult<void> run_hook(const Hook& hook, const std::string& state, const std::string& bundle, int namespaces_of) {
+  HookFiles files = TRY(hook_files(state));
   pid_t pid = fork();
   if (pid < 0) return HostErr(HostError::from_errno("fork"));
-  if (pid == 0) exec_hook(hook, bundle, input.get(), output.get(), namespaces_of);
+  if (pid == 0) exec_hook(hook, bundle, files.input.get(), files.output.get(), namespaces_of);
   UniqueFd pidfd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
   bool ended = wait_until(pidfd.get(), hook.timeout_sec > 0 ? now_ms() + hook.timeout_sec * int64_t{1000} : -1);
   if (!ended) {
@@ -101,21 +128,54 @@ HostResult<void> run_hook(const Hook& hook, const std::string& state, const std:
   int status = 0;
   while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
   }
-  if (!ended) return HostErr(HostError::plain(fmt::format("timed out after {} s", hook.timeout_sec)));
-  if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return {};
-  std::string said = first_line_of(output.get());
-  std::string how = WIFSIGNALED(status) ? fmt::format("killed by signal {}", WTERMSIG(status))
-                                        : fmt::format("exit status {}", WEXITSTATUS(status));
-  return HostErr(HostError::plain(said.empty() ? how : how + ", output: " + said));
+  if (!ended) return timed_out(hook);
+  return result_of(status, files.output.get());
+}
+
+// As a process of the container, with its user, capabilities and directory; the environment is the hook's own.
+HostResult<void> run_hook_inside(const Hook& hook, const std::string& state_text, const ContainerDir& dir, const State& state) {
+  HookFiles files = TRY(hook_files(state_text));
+  abi::oci::Process process = state.process;
+  process.program = hook.path;
+  process.args = hook.args.empty() ? std::vector<std::string>{hook.path} : hook.args;
+  process.env = hook.env;
+  process.terminal = false;
+  const std::string id = json_quoted(dir.id());
+  ControlClient client(TRY(dir.connect()));
+  const std::string started = TRY(client.call("exec", fmt::format("{{\"id\":{},\"process\":{}}}", id, sentry::control::encode_process(process)),
+                                              {files.input.get(), files.output.get(), files.output.get()}));
+  const int64_t pid = TRY(result_integer(started, "pid"));
+  const int64_t deadline = hook.timeout_sec > 0 ? now_ms() + hook.timeout_sec * int64_t{1000} : -1;
+  TRY(client.send("wait", fmt::format("{{\"id\":{},\"pid\":{},\"kill_on_hangup\":true}}", id, pid)));
+  if (!wait_until(client.fd(), deadline)) return timed_out(hook);
+  return result_of(static_cast<int>(TRY(result_integer(TRY(client.receive()), "status"))), files.output.get());
 }
 
 }  // namespace
+
+HostResult<void> start_guest(const ContainerDir& dir, const State& state) {
+  ControlClient client(TRY(dir.connect()));
+  const std::string params = fmt::format("{{\"id\":{}}}", json_quoted(dir.id()));
+  const std::vector<Hook>& hooks = state.hooks.start_container;
+  if (!hooks.empty()) {
+    TRY(client.call("prepare", params));
+    State inside = state;
+    inside.pid = 1;  // what the hook can see
+    const std::string text = state_json(inside, Status::kCreated, StateFields::kOci);
+    for (size_t i = 0; i < hooks.size(); ++i) {
+      HostResult<void> done = run_hook_inside(hooks[i], text, dir, state);
+      if (!done) return name_hook(std::move(done.error()), "startContainer", i, hooks[i]);
+    }
+  }
+  TRY(client.call("start", params));
+  return {};
+}
 
 HostResult<void> run_hooks(const std::vector<Hook>& hooks, const char* kind, const std::string& state,
                            const std::string& bundle, int namespaces_of) {
   for (size_t i = 0; i < hooks.size(); ++i) {
     HostResult<void> done = run_hook(hooks[i], state, bundle, namespaces_of);
-    if (!done) return HostErr(std::move(done.error()).wrap(fmt::format("{} hook #{} ({})", kind, i, hooks[i].path)));
+    if (!done) return name_hook(std::move(done.error()), kind, i, hooks[i]);
   }
   return {};
 }

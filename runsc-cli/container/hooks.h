@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/host/host_error.h"
+#include "runsc-cli/container/state.h"
 #include "runsc-cli/spec/spec.h"
 
 namespace cli {
@@ -13,5 +14,8 @@ namespace cli {
 // `namespaces_of`: 0, or a process whose network, ipc and uts namespaces the hooks run in.
 base::HostResult<void> run_hooks(const std::vector<Hook>& hooks, const char* kind, const std::string& state,
                                  const std::string& bundle, int namespaces_of = 0);
+
+// Starts a created container's program, after its startContainer hooks have been run inside the container.
+base::HostResult<void> start_guest(const ContainerDir& dir, const State& state);
 
 }  // namespace cli

@@ -65,6 +65,12 @@ void await_end(const State& state) {
 
 }  // namespace
 
+void warn(const std::string& text) {
+  LOG_WARNING("{}", text);
+  const std::string line = fmt::format("runsc: warning: {}\n", text);
+  (void)!write(2, line.data(), line.size());
+}
+
 HostResult<void> start_container(ContainerDir& dir) {
   UniqueFd lock = TRY(dir.lock());
   State state = TRY(dir.load());
@@ -72,8 +78,9 @@ HostResult<void> start_container(ContainerDir& dir) {
   if (status == Status::kStopped) return plain_error("cannot start a container that has stopped");
   if (status != Status::kCreated)
     return plain_error(fmt::format("cannot start an already {} container", status_name(status)));
-  ControlClient client(TRY(dir.connect()));
-  TRY(client.call("start", fmt::format("{{\"id\":{}}}", json_quoted(dir.id()))));
+  HostResult<void> started = start_guest(dir, state);
+  if (!started && !state.hooks.start_container.empty()) end_sentry(state);  // a failed hook stops the container
+  TRY(std::move(started));
   state.status = Status::kRunning;
   TRY(dir.save(state));
   if (state.hooks.poststart.empty()) return {};
@@ -86,7 +93,7 @@ HostResult<void> kill_container(ContainerDir& dir, int signo, bool all) {
   if (status == Status::kStopped && all) return {};  // nobody left: as runc
   if (status == Status::kStopped || status == Status::kCreating) return plain_error("container not running");
   if (status == Status::kCreated) {
-    if (ends_a_created_container(signo)) end_sentry(state);
+    if (signo != 0 && ends_a_created_container(signo)) end_sentry(state);
     return {};
   }
   bool was_there = false;
@@ -130,7 +137,7 @@ HostResult<void> delete_container(ContainerDir& dir, Force force) {
   if (!state.hooks.poststop.empty()) {
     HostResult<void> done =
         run_hooks(state.hooks.poststop, "poststop", state_json(state, Status::kStopped, StateFields::kOci), state.bundle);
-    if (!done) LOG_WARNING("{}", done.error().message);
+    if (!done) warn(done.error().message);
   }
   dir.remove();
   return {};
@@ -140,7 +147,7 @@ int signal_number(const std::string& text) {
   if (text.empty()) return -1;
   char* end = nullptr;
   long number = strtol(text.c_str(), &end, 10);
-  if (*end == '\0') return number >= 1 && number <= 64 ? static_cast<int>(number) : -1;
+  if (*end == '\0') return number >= 0 && number <= 64 ? static_cast<int>(number) : -1;
   std::string name = text;
   for (char& c : name) c = static_cast<char>(toupper(static_cast<unsigned char>(c)));
   if (name.starts_with("SIG")) name.erase(0, 3);

@@ -38,6 +38,14 @@ HostResult<void> send_descriptor(int socket, int fd, const std::string& name) {
   return {};
 }
 
+bool make_raw(int fd, termios* before = nullptr) {
+  termios mode{};
+  if (fd < 0 || tcgetattr(fd, &mode) != 0) return false;
+  if (before) *before = mode;
+  cfmakeraw(&mode);
+  return tcsetattr(fd, TCSANOW, &mode) == 0;
+}
+
 }  // namespace
 
 HostResult<UniqueFd> send_new_console(const std::string& socket_path, uint16_t columns, uint16_t rows) {
@@ -62,16 +70,14 @@ HostResult<UniqueFd> send_new_console(const std::string& socket_path, uint16_t c
     winsize size{rows, columns, 0, 0};
     ioctl(slave.get(), TIOCSWINSZ, &size);
   }
+  // The guest has a terminal of its own, with a line discipline: the host's only carries bytes and the size.
+  make_raw(slave.get());
   TRY(send_descriptor(socket_fd.get(), master.get(), name));
   return slave;
 }
 
 RawTerminal::RawTerminal(int fd) {
-  if (fd < 0 || tcgetattr(fd, &saved_) != 0) return;
-  fd_ = fd;
-  termios raw = saved_;
-  cfmakeraw(&raw);
-  tcsetattr(fd_, TCSANOW, &raw);
+  if (make_raw(fd, &saved_)) fd_ = fd;
 }
 
 void RawTerminal::restore() {

@@ -54,6 +54,7 @@ Json to_json(const Process& p) {
       {"no_new_privileges", p.no_new_privileges},
       {"rlimits", std::move(rlimits)},
       {"oom_score_adj", p.oom_score_adj},
+      {"program", p.program},
       {"terminal", p.terminal},
       {"columns", p.columns},
       {"rows", p.rows},
@@ -93,6 +94,7 @@ void read_process(const JsonReader& r, Process& p) {
     p.rlimits.push_back(limit);
   }
   r.integer("oom_score_adj", p.oom_score_adj, -1000, 1000);
+  r.string("program", p.program);
   r.boolean("terminal", p.terminal);
   r.integer("columns", p.columns);
   r.integer("rows", p.rows);

@@ -11,6 +11,8 @@
 // Methods (params -> result; descriptors):
 //   create   {container: Container, gofer_trees: N} -> {pid: 1}    fds: [gofer socket, stdin, stdout, stderr] or
 //            [gofer socket, tty] with process.terminal. Makes the container, loads nothing yet.
+//   prepare  {id} -> {}                          loads the init process and lets it wait for `start`, so that hooks can be
+//                                                run by `exec` before it; errors as of `start`
 //   start    {id} -> {}                          loads and runs the init process; an error (ENOENT, EACCES, ...) has
 //                                                the text for a person and the guest errno in "errno"
 //   exec     {id, process: Process} -> {pid}     fds: [stdin, stdout, stderr] or [tty]; pid as the container sees it

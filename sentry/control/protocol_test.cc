@@ -33,6 +33,7 @@ TEST_CASE("Protocol: a container survives the round trip") {
   c.process.capabilities.bounding = ~uint64_t{0};
   c.process.rlimits = {{7, 1024, ~uint64_t{0}}};
   c.process.oom_score_adj = -500;
+  c.process.program = "/bin/busybox";
   c.process.terminal = true;
   c.process.columns = 80;
   c.root_overlay = abi::oci::RootOverlay::kNone;
@@ -48,6 +49,7 @@ TEST_CASE("Protocol: a container survives the round trip") {
   CHECK(back->process.rlimits[0].hard == ~uint64_t{0});
   CHECK(back->mounts[1].gofer_tree == 3);
   CHECK(back->process.oom_score_adj == -500);
+  CHECK(back->process.program == "/bin/busybox");
 }
 
 TEST_CASE("Protocol: decoding names the field that is wrong") {

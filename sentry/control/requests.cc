@@ -34,6 +34,7 @@ struct ContainerRecord {
   base::RefPtr<kernel::Container> container;
   ContainerFactory::Stdio stdio;
   Status status = Status::kCreated;
+  bool held = false;  // init is loaded and waits for `start`
   int32_t init_pid = 0;
   std::map<int32_t, Process> processes;  // by pid in the container; 0 stands for init until it has one
 };
@@ -104,6 +105,8 @@ struct Requests::Impl {
   Outcome<base::RefPtr<kernel::Container>> container_of(const Json& params);
 
   Outcome<Json> create(Request&, const Json&);
+  Outcome<base::RefPtr<kernel::ThreadGroup>> load_init(const std::string& id);
+  Outcome<Json> prepare(Request&, const Json&);
   Outcome<Json> start(Request&, const Json&);
   Outcome<Json> exec(Request&, const Json&);
   Outcome<Json> signal(Request&, const Json&);
@@ -121,7 +124,7 @@ struct Requests::Impl {
 
 const std::map<std::string_view, Requests::Impl::Method>& Requests::Impl::methods() {
   static const std::map<std::string_view, Method> table = {
-      {"create", &Impl::create}, {"start", &Impl::start},     {"exec", &Impl::exec},     {"signal", &Impl::signal},
+      {"create", &Impl::create}, {"prepare", &Impl::prepare}, {"start", &Impl::start},     {"exec", &Impl::exec},     {"signal", &Impl::signal},
       {"ps", &Impl::ps},         {"resize", &Impl::resize},   {"state", &Impl::state},   {"destroy", &Impl::destroy},
       {"pause", &Impl::pause},   {"resume", &Impl::resume},   {"stats", &Impl::stats},   {"stacks", &Impl::stacks},
       {"version", &Impl::version},
@@ -183,16 +186,14 @@ Outcome<Json> Requests::Impl::create(Request& request, const Json& params) {
   return Json{{"pid", 1}};
 }
 
-Outcome<Json> Requests::Impl::start(Request&, const Json& params) {
-  auto id = get_string(params, "id");
-  if (!id) return std::unexpected(id.error());
+Outcome<base::RefPtr<kernel::ThreadGroup>> Requests::Impl::load_init(const std::string& id) {
   kernel::CreateProcessArgs args;
   std::function<void(uint16_t, uint16_t)> resize_terminal;
   bool ordinary = false;
   {
     base::MutexLock lock(mu);
-    ContainerRecord* record = find_locked(*id);
-    if (!record) return fail(fmt::format("container {} does not exist", *id));
+    ContainerRecord* record = find_locked(id);
+    if (!record) return fail(fmt::format("container {} does not exist", id));
     ordinary = record->config.init_ordinary;
     if (record->status != Status::kCreated) return fail("container has been started already");
     record->status = Status::kRunning;
@@ -208,12 +209,12 @@ Outcome<Json> Requests::Impl::start(Request&, const Json& params) {
   auto group = kernel.create_process(std::move(args), &what);
   if (!group) {
     base::MutexLock lock(mu);
-    if (ContainerRecord* record = find_locked(*id)) record->status = Status::kStopped;
+    if (ContainerRecord* record = find_locked(id)) record->status = Status::kStopped;
     return fail(what, group.error());
   }
   {
     base::MutexLock lock(mu);
-    ContainerRecord* record = find_locked(*id);
+    ContainerRecord* record = find_locked(id);
     if (!record) return fail("container was destroyed while it started");
     record->processes[0].group = *group;
     record->processes[0].resize = std::move(resize_terminal);
@@ -222,8 +223,35 @@ Outcome<Json> Requests::Impl::start(Request&, const Json& params) {
     base::MutexLock lock((*group)->signal_mu);
     (*group)->unkillable = false;
   }
-  watch_exit(*id, 0, **group);
-  kernel.start_process(**group);
+  watch_exit(id, 0, **group);
+  return *group;
+}
+
+Outcome<Json> Requests::Impl::prepare(Request&, const Json& params) {
+  auto id = get_string(params, "id");
+  if (!id) return std::unexpected(id.error());
+  auto group = load_init(*id);
+  if (!group) return std::unexpected(group.error());
+  base::MutexLock lock(mu);
+  if (ContainerRecord* record = find_locked(*id)) record->held = true;
+  return Json::object();
+}
+
+Outcome<Json> Requests::Impl::start(Request&, const Json& params) {
+  auto id = get_string(params, "id");
+  if (!id) return std::unexpected(id.error());
+  base::RefPtr<kernel::ThreadGroup> group;
+  {
+    base::MutexLock lock(mu);
+    ContainerRecord* record = find_locked(*id);
+    if (record && std::exchange(record->held, false)) group = record->processes[0].group;
+  }
+  if (!group) {
+    auto loaded = load_init(*id);
+    if (!loaded) return std::unexpected(loaded.error());
+    group = std::move(*loaded);
+  }
+  kernel.start_process(*group);
   return Json::object();
 }
 
@@ -239,7 +267,8 @@ Outcome<Json> Requests::Impl::exec(Request& request, const Json& params) {
     base::MutexLock lock(mu);
     ContainerRecord* record = find_locked(*id);
     if (!record) return fail(fmt::format("container {} does not exist", *id));
-    if (record->status != Status::kRunning) return fail("container is not running");
+    // Not before there is an init: what is created first in a pid namespace is its init.
+    if (record->status != Status::kRunning || !record->processes[0].group) return fail("container is not running");
     args.container = record->container;
   }
   const size_t wanted = process->terminal ? 1 : 3;
@@ -369,7 +398,7 @@ Outcome<Json> Requests::Impl::ps(Request&, const Json& params) {
   if (!container) return std::unexpected(container.error());
   Json list = Json::array();
   const int64_t now = kernel::realtime_now_ns();
-  for (const auto& info : kernel.processes(**container)) list.push_back(process_json(info, now));
+  for (const auto& info : kernel.processes(**container, kernel::Kernel::Command::kLine)) list.push_back(process_json(info, now));
   return Json{{"processes", std::move(list)}};
 }
 
@@ -384,6 +413,7 @@ Outcome<Json> Requests::Impl::resize(Request&, const Json& params) {
     if (!record) return fail(fmt::format("container {} does not exist", *id));
     auto it = record->processes.find(pid == 1 ? 0 : pid);
     if (it != record->processes.end()) act = it->second.resize;
+    if (!act && pid <= 1) act = record->stdio.resize;  // init's, until it is loaded
   }
   if (!act) return fail("process has no terminal", abi::Errno::kENOTTY);
   act(static_cast<uint16_t>(get_int(params, "columns", 80)), static_cast<uint16_t>(get_int(params, "rows", 24)));

@@ -9,7 +9,9 @@
 #include "base/log/log.h"
 #include "sentry/kernel/kernel_context.h"
 #include "sentry/kernel/kernel_impl.h"
+#include "sentry/kernel/passwd.h"
 #include "sentry/kernel/program.h"
+#include "sentry/kernel/task_info.h"
 #include "sentry/kernel/task_private.h"
 
 namespace sentry::kernel {
@@ -104,10 +106,14 @@ RefPtr<creds::Credentials> credentials_from_spec(const abi::oci::Process& spec, 
   return c;
 }
 
-// args[0] by PATH of the process's own environment, as execvp(3) does.
+const std::string& program_name(const abi::oci::Process& spec) {
+  return spec.program.empty() && !spec.args.empty() ? spec.args[0] : spec.program;
+}
+
+// The program by PATH of the process's own environment, as execvp(3) does.
 Result<std::pair<RefPtr<vfs::FileDescription>, std::string>> find_program(vfs::OpContext& ctx, const abi::oci::Process& spec) {
-  if (spec.args.empty() || spec.args[0].empty()) return err(kENOENT);
-  const std::string& name = spec.args[0];
+  const std::string& name = program_name(spec);
+  if (name.empty()) return err(kENOENT);
   if (name.find('/') != std::string::npos)
     return std::pair(TRY(open_for_exec(ctx, ctx.cwd(), name, vfs::kLookupFollow)), name);
   std::string_view search = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -125,6 +131,13 @@ Result<std::pair<RefPtr<vfs::FileDescription>, std::string>> find_program(vfs::O
     if (colon == std::string_view::npos) return err(last);
     search.remove_prefix(colon + 1);
   }
+}
+
+// As runc: by the container's passwd file, which root reads, unless the configuration sets it.
+void add_home(KernelContext& ctx, abi::oci::Process& spec) {
+  std::erase(spec.env, "HOME=");
+  const bool set = std::any_of(spec.env.begin(), spec.env.end(), [](const std::string& e) { return e.starts_with("HOME="); });
+  if (!set) spec.env.push_back("HOME=" + home_of(ctx, spec.uid));
 }
 
 template <typename T>
@@ -190,12 +203,14 @@ Result<RefPtr<ThreadGroup>> Kernel::Creation::run() {
     if (r.resource >= 0 && r.resource < static_cast<int32_t>(creds::Resource::kCount))
       limits.get(static_cast<creds::Resource>(r.resource)) = {r.soft, r.hard};
   }
+  KernelContext as_root(*kernel.scheduler_, creds::Credentials::create_root(kernel.impl().root_user_ns), container.root, container.root,
+                        container.namespaces->mounts);
+  add_home(as_root, args.spec);
   creds::CredPtr creds = credentials_from_spec(args.spec, kernel.impl().root_user_ns);
   KernelContext ctx(*kernel.scheduler_, creds, container.root, container.root, container.namespaces->mounts);
   vfs::Path cwd = TRY(explain(working_directory(ctx), what, "working directory " + args.spec.cwd));
   ctx.set_cwd(cwd);
-  const std::string name = args.spec.args.empty() ? "" : args.spec.args[0];
-  auto [file, path] = TRY(explain(find_program(ctx, args.spec), what, "program " + name));
+  auto [file, path] = TRY(explain(find_program(ctx, args.spec), what, "program " + program_name(args.spec)));
   ProgramArgs load;
   load.file = std::move(file);
   load.filename = path;
@@ -274,8 +289,9 @@ void Kernel::pause_container(Container& container, bool on) {
   for (const RefPtr<ThreadGroup>& g : groups_of(*this, container)) g->set_frozen(on);
 }
 
-std::vector<Kernel::ProcessInfo> Kernel::processes(const Container& container) {
+std::vector<Kernel::ProcessInfo> Kernel::processes(const Container& container, Command command) {
   std::vector<ProcessInfo> all;
+  std::vector<RefPtr<Task>> leaders;
   const int64_t boot = realtime_now_ns() - monotonic_now_ns();
   for (const RefPtr<ThreadGroup>& g : groups_of(*this, container)) {
     RefPtr<Task> leader = g->leader();
@@ -292,6 +308,18 @@ std::vector<Kernel::ProcessInfo> Kernel::processes(const Container& container) {
     info.wait_channel = leader->wait_channel();
     info.tty = g->controlling_tty() ? "pts/" + std::to_string(abi::DeviceId::decode(g->session()->tty_device).minor) : "?";
     all.push_back(std::move(info));
+    leaders.push_back(std::move(leader));
+  }
+  if (command == Command::kLine) {
+    run_on_fiber(*scheduler_, [&] {
+      for (size_t i = 0; i < all.size(); ++i) {
+        std::string line = command_line(*leaders[i]);
+        while (!line.empty() && line.back() == '\0') line.pop_back();
+        std::replace(line.begin(), line.end(), '\0', ' ');
+        if (!line.empty()) all[i].command = std::move(line);
+      }
+      leaders.clear();  // the last reference to a task must not go on a host thread
+    });
   }
   return all;
 }

@@ -96,7 +96,9 @@ class Kernel {
     char state = 'S';
     std::string wait_channel;
   };
-  std::vector<ProcessInfo> processes(const Container& container);
+  // kLine: with the arguments, which reads guest memory on a fiber: not under a lock that an executor may want.
+  enum class Command : uint8_t { kName, kLine };
+  std::vector<ProcessInfo> processes(const Container& container, Command command = Command::kName);
 
   // Runs a function as a kernel fiber with a root OpContext and waits for it (host threads that are no executors only):
   // mounting at boot. Paths are seen from `root`; `mounts` may be null for work that walks no path.

@@ -23,6 +23,10 @@ struct TaskInfo {
 };
 
 TaskInfo task_info(Task& task);
+// Bytes of an area that its layout names, as far as they can be read. On a fiber.
+std::string guest_area(mm::MemoryManager& mm, abi::Addr start, abi::Addr end);
+// The arguments, each with a NUL behind it, as /proc/PID/cmdline shows them; empty for a task without memory. On a fiber.
+std::string command_line(Task& task);
 // PR_SET_TIMERSLACK of another thread: 0 is the default.
 void set_timer_slack(Task& task, uint64_t ns);
 

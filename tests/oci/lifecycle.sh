@@ -23,10 +23,10 @@ trap cleanup EXIT
 
 if [ "$MODE" = real ]; then
   EXIT5='["/bin/sh","-c","exit 5"]'; SLEEP='["/bin/sleep","1000"]'; HELLO='["/bin/echo","hello"]'; MISSING='["/no/such"]'
-  X_EXIT5="/bin/sh -c 'exit 5'"; X_SLEEP="/bin/sleep 1000"; ROOTFS=/
+  X_EXIT5="/bin/sh -c 'exit 5'"; X_TRUE=/bin/true; X_SLEEP="/bin/sleep 1000"; ROOTFS=/
 else
   EXIT5='["exit","5"]'; SLEEP='["sleep"]'; HELLO='["echo","hello"]'; MISSING='["missing"]'
-  X_EXIT5="exit 5"; X_SLEEP="sleep"; ROOTFS=$WORK/rootfs
+  X_EXIT5="exit 5"; X_TRUE=true; X_SLEEP="sleep"; ROOTFS=$WORK/rootfs
 fi
 mkdir -p "$WORK/rootfs"
 
@@ -49,6 +49,7 @@ has version "$version" "spec: 1.1.0"
 check features sh -c "$RUNSC features | grep -q ociVersionMax"
 (cd "$WORK" && mkdir specdir && $R spec --bundle specdir) && ok || bad spec
 $R spec --bundle "$WORK/specdir" 2>/dev/null && bad "spec overwrites" || ok
+has "unknown command" "$($R bogus 2>&1)" 'unknown command "bogus"'
 
 # --- run
 bundle five "$EXIT5"
@@ -80,6 +81,8 @@ is "started: status" "$(status c1)" running
 $R start c1 2>/dev/null; is "start twice" $? 128
 err=$($R delete c1 2>&1); is "delete of a running container" $? 128
 has "delete of a running container" "$err" "not stopped"
+$R kill c1 0; is "kill 0 of a running container" $? 0
+is "kill 0 changes nothing" "$(status c1)" running
 sh -c "$R exec c1 $X_EXIT5"; is "exec: exit status" $? 5
 $R exec c1 ${MISSING//[\[\]\",]/ } 2>/dev/null; is "exec of nothing" $? 128
 $R exec --detach --pid-file "$WORK/epid" c1 $X_SLEEP; is "exec --detach" $? 0
@@ -87,6 +90,8 @@ epid=$(cat "$WORK/epid")
 check "exec --detach: host pid lives" kill -0 "$epid"
 kill -TERM "$epid"; check "exec --detach: a signal reaches it" await_gone "$epid"
 has ps "$($R ps c1)" sleep
+[ "$MODE" = fake ] || has "ps: arguments" "$($R ps c1)" "sleep 1000"
+has "exec: unknown capability" "$($R exec --cap CAP_FROM_THE_FUTURE c1 $X_TRUE 2>&1)" "unknown capability CAP_FROM_THE_FUTURE ignored"
 has "ps json" "$($R ps --format json c1)" "[$pid"
 $R kill c1 NOSUCH 2>/dev/null; is "kill: unknown signal" $? 128
 ($R wait c1 >"$WORK/waited") & waiter=$!
@@ -134,6 +139,31 @@ is "failing hook: nothing left" "$($R list -q)" ""
 bundle slowhook "$SLEEP" '"hooks":{"prestart":[{"path":"/bin/sleep","args":["sleep","100"],"timeout":1}]}'
 err=$($R create -b "$WORK/slowhook" h3 2>&1); is "slow hook: create fails" $? 128
 has "slow hook: message" "$err" "timed out"
+bundle poststop "$HELLO" '"hooks":{"poststop":[{"path":"/bin/sh","args":["sh","-c","echo oh no; exit 3"]}]}'
+err=$($R run -b "$WORK/poststop" h4 2>&1); is "failing poststop hook: status" $? 0
+has "failing poststop hook: warning" "$err" "warning: poststop hook #0 (/bin/sh): exit status 3, output: oh no"
+if [ "$MODE" = real ]; then
+  inside() { echo "\"hooks\":{\"startContainer\":[{\"path\":\"/bin/sh\",\"args\":[\"hook\",\"-c\",\"$1\"],\"env\":[\"PATH=/bin:/usr/bin\",\"X=y\"]${2:-}}]}"; }
+  shm='"mounts":[{"destination":"/dev","type":"tmpfs"},{"destination":"/dev/shm","type":"tmpfs"},{"destination":"/proc","type":"proc"}]'
+  bundle start '["/bin/cat","/dev/shm/hook"]' "$(inside '(echo $0 $X $(pwd) $$; cat) > /dev/shm/hook'),$shm"
+  said=$($R run -b "$WORK/start" s1); is "startContainer: before the program" "${said%%$'\n'*}" "hook y / 2"
+  has "startContainer: state" "$said" '"pid":1,"status":"created"'
+  bundle badstart "$HELLO" "$(inside 'echo oh no; exit 3')"
+  err=$($R run -b "$WORK/badstart" s2 2>&1); is "failing startContainer: run" $? 128
+  is "failing startContainer: message" "$err" "runsc: startContainer hook #0 (/bin/sh): exit status 3, output: oh no"
+  $R create -b "$WORK/badstart" s3 >"$WORK/out" 2>&1; $R start s3 2>/dev/null; is "failing startContainer: start" $? 128
+  is "failing startContainer: stopped" "$(status s3)" stopped
+  $R delete s3; is "failing startContainer: delete" "$?$(cat "$WORK/out")" 0
+  bundle slowstart "$HELLO" "$(inside 'sleep 100' ',"timeout":1')"
+  has "slow startContainer" "$($R run -b "$WORK/slowstart" s4 2>&1)" "timed out after 1 s"
+  bundle nostart "$HELLO" '"hooks":{"startContainer":[{"path":"/no/hook"}]}'
+  has "missing startContainer" "$($R run -b "$WORK/nostart" s5 2>&1)" "program /no/hook: no such file or directory"
+  # runc gives a process the HOME of the container's passwd file
+  bundle home '["/bin/sh","-c","echo $HOME"]'
+  is "HOME of root" "$($R run -b "$WORK/home" e1)" "$(getent passwd 0 | cut -d: -f6)"
+  sed -i 's/"uid":0/"uid":54321/' "$WORK/home/config.json"; is "HOME of nobody there" "$($R run -b "$WORK/home" e2)" /
+  sed -i 's/"env":\[/"env":["HOME=\/mine",/' "$WORK/home/config.json"; is "HOME of one's own" "$($R run -b "$WORK/home" e3)" /mine
+fi
 
 # --- terminals
 if command -v script >/dev/null; then
@@ -144,6 +174,14 @@ if command -v script >/dev/null; then
   err=$($R create -b "$WORK/tty" t3 2>&1); is "terminal: create without --console-socket" $? 128
 fi
 if [ "$MODE" = real ] && command -v python3 >/dev/null; then
+  bundle shell '["/bin/sh","-i"]'
+  sed -i 's/"process":{/"process":{"terminal":true,/' "$WORK/shell/config.json"
+  timeout 60 "$(dirname "$0")/console.py" "$WORK/console" >"$WORK/said" 2>&1 & console=$!
+  for _ in $(seq 100); do [ -s "$WORK/said" ] && break; read -rt 0.05 <> <(:); done
+  $R create -b "$WORK/shell" --console-socket "$WORK/console" t4; $R start t4
+  wait $console; is "terminal: console socket" "$?: $(cat "$WORK/said")" "0: listening"
+  for _ in $(seq 100); do [ "$(status t4)" = running ] || break; read -rt 0.05 <> <(:); done
+  is "terminal: its shell has ended" "$(status t4)" stopped; $R delete --force t4
   said=$(timeout 60 "$(dirname "$0")/terminal.py" $RAW 2>&1); is "terminal: bash at one" "$?: $said" "0: "
 fi
 
@@ -204,6 +242,9 @@ if [ "$MODE" = real ]; then
   $R do sh -c 'kill -9 $$'; is "do: killed" $? 137
   is "do: cwd" "$(cd /usr/bin && $R do pwd)" /usr/bin
   is "do: stdin" "$(echo data | $R do cat)" data
+  printf 'first\nsecond\n' >"$WORK/lines"
+  is "do: a file as stdin keeps its place" "$({ read -r _; $R do python3 -c 'import os
+while os.sendfile(1, 0, None, 3): pass'; cat; } <"$WORK/lines")" second
   is "do: env" "$($R do -e FOO=bar sh -c 'echo $FOO')" bar
   $R do touch /tmp/runsc-oci-written; check "do: writes stay inside" test ! -e /tmp/runsc-oci-written
   mkdir "$WORK/vol"; $R do -v "$WORK/vol:/mnt" sh -c 'echo x > /mnt/f'; is "do: volume" "$(cat "$WORK/vol/f" 2>/dev/null)" x

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "sentry/fs/proc/proc_internal.h"
+#include "sentry/kernel/task_info.h"
 
 namespace sentry::fs {
 
@@ -102,28 +103,8 @@ Result<void> render_smaps_rollup(const PidFileArgs& a, TextBuffer& out) {
   return {};
 }
 
-// Guest bytes of another process, as far as they can be read.
-std::string read_guest(mm::MemoryManager& mm, abi::Addr start, abi::Addr end) {
-  constexpr uint64_t kMaxArea = 4 << 20;  // of arguments or environment: they may be as long as a quarter of the stack
-  if (end <= start) return {};
-  std::string bytes(std::min<uint64_t>(end - start, kMaxArea), '\0');
-  Result<size_t> n = mm.force_read(start, {reinterpret_cast<uint8_t*>(bytes.data()), bytes.size()});
-  bytes.resize(n ? *n : 0);
-  return bytes;
-}
-
-// get_mm_cmdline(): a process that wrote over the end of its arguments (setproctitle) shows up to the next NUL,
-// which may be in the environment.
 Result<void> render_cmdline(const PidFileArgs& a, TextBuffer& out) {
-  RefPtr<mm::MemoryManager> mm = a.task.mm_ref();
-  if (!mm) return {};
-  const mm::MemoryManager::Layout l = mm->layout();
-  std::string text = read_guest(*mm, l.arg_start, l.arg_end);
-  if (!text.empty() && text.back() != '\0') {
-    if (l.env_start == l.arg_end && l.env_end > l.env_start) text += read_guest(*mm, l.env_start, l.env_end);
-    text.resize(std::min(text.size(), text.find('\0')));
-  }
-  out.append(text);
+  out.append(kernel::command_line(a.task));
   return {};
 }
 
@@ -131,7 +112,7 @@ Result<void> render_environ(const PidFileArgs& a, TextBuffer& out) {
   RefPtr<mm::MemoryManager> mm = a.task.mm_ref();
   if (!mm) return {};
   const mm::MemoryManager::Layout l = mm->layout();
-  out.append(read_guest(*mm, l.env_start, l.env_end));
+  out.append(kernel::guest_area(*mm, l.env_start, l.env_end));
   return {};
 }
 
