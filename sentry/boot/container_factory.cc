@@ -4,6 +4,7 @@
 #include "sentry/boot/mounts.h"
 #include "sentry/fs/dev/dev.h"
 #include "sentry/fs/host/host_file.h"
+#include "sentry/fs/mqueue/mqueue.h"
 #include "sentry/fs/pipe/pipe.h"
 #include "sentry/fs/proc/proc.h"
 #include "sentry/fs/sys/sys.h"
@@ -52,6 +53,7 @@ void register_file_systems(kernel::Kernel& kernel) {
   fs::register_proc(kernel);
   fs::register_sys(kernel);
   fs::register_terminals(kernel);
+  fs::register_mqueue();
   net::prepare_host_network();
   net::register_net_files();
 }
@@ -72,6 +74,8 @@ HostResult<RefPtr<kernel::Container>> DefaultContainerFactory::create(const abi:
   if (!config.hostname.empty()) names.hostname = config.hostname;
   if (!config.domainname.empty()) names.domainname = config.domainname;
   container->namespaces = kernel::make_namespaces(std::move(names), std::move(*mounts), container->pid_namespace, user_ns);
+  for (const vfs::MountNamespace::Entry& entry : container->namespaces->mounts->list(container->root))
+    if (entry.mount->fs().type() == "mqueue") fs::adopt_mqueue(*container->namespaces->ipc, RefPtr<vfs::FileSystem>(&entry.mount->fs()));
   return container;
 }
 

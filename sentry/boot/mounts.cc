@@ -94,8 +94,8 @@ base::Result<RefPtr<vfs::FileSystem>> Builder::make_fs(const abi::oci::Mount& mo
   if (mount.gofer_tree >= 0) return tree(static_cast<uint32_t>(mount.gofer_tree), mount.overlay, mount.shared);
   const vfs::FileSystemType* type = vfs::find_file_system(mount.type);
   if (!type) {
-    // Every engine's default configuration mounts these; without the calls behind them the directory is empty.
-    if (mount.type == "mqueue" || mount.type.starts_with("cgroup")) return fs::tmpfs::create(kernel_.memory(), {});
+    // Every engine's default configuration mounts one.
+    if (mount.type.starts_with("cgroup")) return fs::tmpfs::create(kernel_.memory(), {});
     return base::err(kENODEV);
   }
   const std::string data = join(mount.options);

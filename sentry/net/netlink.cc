@@ -118,6 +118,11 @@ class NetlinkSocket final : public Socket {
   NetlinkSocket(int32_t type, uint32_t status_flags, const creds::Credentials& owner)
       : Socket(kAfNetlink, type, NETLINK_ROUTE, status_flags, owner) {}
 
+  // From somebody else than the host's kernel.
+  void deliver(std::vector<uint8_t> datagram) {
+    push(std::move(datagram));
+    queue_.notify(vfs::kPollIn | vfs::kPollRdNorm);
+  }
   vfs::WaitQueue* wait_queue() override { return &queue_; }
   vfs::PollMask readiness(vfs::PollMask) override {
     base::MutexLock lock(mu_);
@@ -264,6 +269,10 @@ class NetlinkSocket final : public Socket {
 };
 
 }  // namespace
+
+void push_to_netlink(vfs::FileDescription& socket, std::span<const uint8_t> bytes) {
+  static_cast<NetlinkSocket&>(socket).deliver({bytes.begin(), bytes.end()});
+}
 
 Result<RefPtr<Socket>> create_netlink_socket(vfs::OpContext& ctx, int32_t type, int32_t protocol, uint32_t status_flags) {
   if (type != kSockRaw && type != kSockDgram) return err(kESOCKTNOSUPPORT);

@@ -10,6 +10,9 @@ namespace sentry::net {
 base::Result<base::RefPtr<Socket>> create_netlink_socket(vfs::OpContext& ctx, int32_t type, int32_t protocol,
                                                          uint32_t status_flags);
 
+// Bytes from inside the sentry to who reads this netlink socket: mq_notify(2) wakes glibc's helper thread so.
+void push_to_netlink(vfs::FileDescription& socket, std::span<const uint8_t> bytes);
+
 // The messages that the host answers a request with: each nlmsghdr and its payload, sequence and port as the host set them.
 // `body` follows the header. NLMSG_DONE and errors included.
 base::Result<std::vector<std::vector<uint8_t>>> query_host_route(uint16_t type, uint16_t flags, std::span<const uint8_t> body);

@@ -16,6 +16,9 @@ namespace {
 std::string visible_name(vfs::OpContext& ctx, const vfs::Path& path) {
   const vfs::Path root = ctx.root();
   std::string name = vfs::path_string(path, &root);
+  // d_path() does not tell what is outside of the root; getcwd(2) does.
+  constexpr std::string_view kUnreachable = "(unreachable)";
+  if (name.starts_with(kUnreachable)) name.erase(0, kUnreachable.size());
   if (path.dentry->is_deleted()) name += " (deleted)";
   return name;
 }

@@ -5,6 +5,7 @@
 #include <sys/random.h>
 #include <map>
 
+#include "sentry/fs/mqueue/mqueue.h"
 #include "sentry/fs/proc/proc_internal.h"
 #include "sentry/kernel/version.h"
 
@@ -35,11 +36,6 @@ constexpr NumberRow kNumbers[] = {
     {"fs/lease-break-time", 45, 0, INT32_MAX},
     {"fs/leases-enable", 1, 0, 1},
     {"fs/mount-max", 100000, 1, INT32_MAX},
-    {"fs/mqueue/msg_default", 10, 1, 65536},
-    {"fs/mqueue/msg_max", 10, 1, 65536},
-    {"fs/mqueue/msgsize_default", 8192, 128, 16777216},
-    {"fs/mqueue/msgsize_max", 8192, 128, 16777216},
-    {"fs/mqueue/queues_max", 256, 0, INT32_MAX},
     {"fs/nr_open", 1048576, 8, 2147483584},
     {"fs/overflowgid", 65534, 0, 65535},
     {"fs/overflowuid", 65534, 0, 65535},
@@ -207,6 +203,19 @@ Result<void> store_uts(vfs::OpContext& ctx, NameKind kind, std::string_view text
   return {};
 }
 
+Result<void> render_mqueue_limit(vfs::OpContext& ctx, const MqueueLimitRow& row, TextBuffer& out) {
+  if (ctx.task()) out.print("{}\n", (mqueue_limits(*ctx.task()->namespaces()->ipc).*row.value).load());
+  return {};
+}
+
+Result<void> store_mqueue_limit(vfs::OpContext& ctx, const MqueueLimitRow& row, std::string_view text) {
+  if (!ctx.task()) return err(kEPERM);
+  const int64_t v = TRY(parse_integer(text));
+  if (v < row.min || v > row.max) return err(kEINVAL);
+  mqueue_limits(*ctx.task()->namespaces()->ipc).*row.value = v;
+  return {};
+}
+
 class TreeBuilder {
  public:
   explicit TreeBuilder(ProcFs& fs) : fs_(fs), root_(base::make_ref<Directory>(fs)) { directories_[""] = root_; }
@@ -254,6 +263,11 @@ RefPtr<SyntheticInode> make_sysctl_tree(ProcFs& fs) {
              return Result<void>{};
            }));
   tree.add("kernel/pty/nr", make_text(fs, "0\n"));
+  for (const MqueueLimitRow& row : mqueue_limit_rows())
+    tree.add(fmt::format("fs/mqueue/{}", row.name),
+             base::make_ref<FunctionFile>(
+                 fs, 0644, [&row](vfs::OpContext& ctx, TextBuffer& out) { return render_mqueue_limit(ctx, row, out); },
+                 [&row](vfs::OpContext& ctx, std::string_view text) { return store_mqueue_limit(ctx, row, text); }));
   return tree.root();
 }
 
