@@ -50,6 +50,7 @@ enum class LockRank : uint16_t {
   kReactor = 188,
   kDentryCache = 196,     // the names of one directory
   kLeaf = 200,            // held for a few lines that take nothing else
+  kStats = 240,           // a thread's first count; under any lock
   kLog = 250,
 };
 

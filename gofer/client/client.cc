@@ -8,10 +8,12 @@
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <x86intrin.h>
 
 #include "base/host/host_error.h"
 #include "base/host/host_wait.h"
 #include "base/log/log.h"
+#include "base/stats/stats.h"
 #include "gofer/proto/packed_list.h"
 
 namespace gofer {
@@ -114,12 +116,14 @@ base::Result<base::RefPtr<Client>> Client::create(base::UniqueFd socket) {
   return client;
 }
 
-base::Result<void> Client::send_packet_locked(size_t size, Completion* completion) {
+base::Result<void> Client::send_packet_locked(Op op, size_t size, Completion* completion) {
   if (dead_) return base::err(kEIO);
   iovec iov{out_.get(), size};
   msghdr msg{};
   msg.msg_iov = &iov;
   msg.msg_iovlen = 1;
+  const uint64_t sent_at = __rdtsc();
+  base::stats::count(base::stats::Counter::kGoferSends);
   // Not blocking in the host: a gofer that cannot take more is waiting for us to read its replies.
   while (sendmsg(socket_.get(), &msg, MSG_NOSIGNAL | MSG_DONTWAIT) < 0) {
     if (errno == EINTR) continue;
@@ -134,7 +138,7 @@ base::Result<void> Client::send_packet_locked(size_t size, Completion* completio
     if (n > 0 && (p.revents & POLLIN)) receive_locked(Wait::kNo);
     if (dead_) return base::err(kEIO);
   }
-  if (completion) pending_.emplace(next_tag_, completion);
+  if (completion) pending_.emplace(next_tag_, Pending{completion, op, sent_at});
   ++next_tag_;
   return {};
 }
@@ -186,7 +190,10 @@ bool Client::deliver_locked(size_t size, base::UniqueFd fd, Donation donation) {
   if (!decode_header(packet, h)) return false;
   auto it = pending_.find(h.tag);
   if (it == pending_.end()) return false;
-  Completion* completion = it->second;
+  Completion* completion = it->second.completion;
+  base::stats::count(base::stats::Counter::kGoferReceives);
+  base::stats::record(static_cast<base::stats::Timed>(base::stats::kTimedGofer + static_cast<uint16_t>(it->second.op)),
+                      __rdtsc() - it->second.sent_at);
   pending_.erase(it);
   if (donation == Donation::kLost) {
     completion->complete(base::err(kENFILE));
@@ -200,7 +207,7 @@ void Client::die_locked() {
   if (!dead_.exchange(true) && socket_) LOG_DEBUG("gofer connection closed");
   auto waiting = std::move(pending_);
   pending_.clear();
-  for (auto& [tag, completion] : waiting) completion->complete(base::err(kEIO));
+  for (auto& [tag, pending] : waiting) pending.completion->complete(base::err(kEIO));
 }
 
 void Client::poll() {

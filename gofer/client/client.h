@@ -116,9 +116,9 @@ class Client : public base::RefCounted {
   base::Result<void> send_locked(Op op, const Request& request, Completion* completion) REQUIRES(mu_) {
     size_t size = encode({out_.get(), kMaxPacket}, op, next_tag_, request);
     if (size == 0) return base::err(abi::Errno::kEINVAL);
-    return send_packet_locked(size, completion);
+    return send_packet_locked(op, size, completion);
   }
-  base::Result<void> send_packet_locked(size_t size, Completion* completion) REQUIRES(mu_);
+  base::Result<void> send_packet_locked(Op op, size_t size, Completion* completion) REQUIRES(mu_);
   // Receives one packet and completes its waiter; anything wrong kills the connection.
   enum class Wait : uint8_t { kNo, kYes };
   bool receive_locked(Wait wait) REQUIRES(mu_);
@@ -127,12 +127,18 @@ class Client : public base::RefCounted {
   void die_locked() REQUIRES(mu_);
   void send_drops_locked() REQUIRES(mu_);
 
+  struct Pending {
+    Completion* completion;
+    Op op;
+    uint64_t sent_at;  // ticks
+  };
+
   base::UniqueFd socket_;  // immutable
   uint32_t trees_ = 0;     // immutable after create()
   std::atomic<bool> dead_{false};  // set once; read without the lock as a hint
   base::Mutex mu_{base::LockRank::kGoferChannel};
   uint64_t next_tag_ GUARDED_BY(mu_) = 1;
-  std::unordered_map<uint64_t, Completion*> pending_ GUARDED_BY(mu_);
+  std::unordered_map<uint64_t, Pending> pending_ GUARDED_BY(mu_);
   CloseRequest drops_ GUARDED_BY(mu_);
   // kMaxPacket bytes each, of which small messages never touch most.
   std::unique_ptr<uint8_t[]> out_ GUARDED_BY(mu_), in_ GUARDED_BY(mu_);

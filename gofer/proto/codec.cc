@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "gofer/proto/codec.h"
 
+#include <iterator>
+
 namespace gofer {
 
 void Writer::raw(const void* data, size_t n) {
@@ -52,6 +54,15 @@ bool decode_header(std::span<const uint8_t> packet, Header& header) {
   if (packet.size() < sizeof(Header) || packet.size() > kMaxPacket) return false;
   std::memcpy(&header, packet.data(), sizeof header);
   return header.size == packet.size() && header.pad0 == 0 && header.op < static_cast<uint16_t>(Op::kMax);
+}
+
+const char* op_name(uint16_t op) {
+  static constexpr const char* kNames[] = {
+      "Error", "Hello",   "Attach",  "Walk",    "Close",  "Stat",     "Open",     "ReadDir",   "ReadLink",    "Create",  "MkDir", "Symlink", "MkNod",
+      "Link",  "Unlink",  "Rename",  "SetAttr", "StatFs", "GetXattr", "SetXattr", "ListXattr", "RemoveXattr", "Connect", "Fsync", "ReadTree",
+  };
+  static_assert(std::size(kNames) == static_cast<size_t>(Op::kMax));
+  return op < std::size(kNames) ? kNames[op] : "?";
 }
 
 bool valid_name(std::string_view name) {

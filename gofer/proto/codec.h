@@ -101,6 +101,9 @@ bool decode(std::span<const uint8_t> body, M& message) {
 // False when the packet is no packet: too short, or its size field disagrees with what arrived.
 bool decode_header(std::span<const uint8_t> packet, Header& header);
 
+// For statistics and logs: "Walk"; "?" for what is no request.
+const char* op_name(uint16_t op);
+
 // One component of a path that may be handed to the host: not "", ".", "..", no "/" and no NUL, at most kMaxName.
 bool valid_name(std::string_view name);
 

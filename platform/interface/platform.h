@@ -249,10 +249,17 @@ class Platform {
   // How many contexts are running guest code now.
   virtual size_t running() const = 0;
 
-  struct Stats {
-    uint64_t in_place = 0, patched = 0, trapped = 0, slept = 0, faults = 0, host_map_calls = 0;
+  // What only the guest's side sees; everything else is in base/stats. A hostile guest can claim anything here, as long as it
+  // is possible in the time that its threads lived.
+  struct Claims {
+    struct InPlace {
+      uint64_t number, count;  // number: of the call, 0: any that has no line of its own
+    };
+    std::vector<InPlace> in_place;  // calls answered without the sentry
+    uint64_t in_place_trapped = 0;  // of these, how many came through a trap
+    uint64_t slept = 0;             // hand-offs for which the guest's thread slept
   };
-  virtual Stats stats() const = 0;
+  virtual Claims claims() const { return {}; }
 };
 
 struct PlatformConfig {

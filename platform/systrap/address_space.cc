@@ -9,6 +9,7 @@
 
 #include "base/core/check.h"
 #include "base/log/log.h"
+#include "base/stats/stats.h"
 #include "platform/systrap/systrap.h"
 
 namespace platform::systrap {
@@ -177,11 +178,13 @@ bool SystrapAddressSpace::publish() {
   uint64_t room = in_flight < kRingOps ? kRingOps - in_flight : 0;
   size_t n = std::min<uint64_t>(room, queue_.size());
   for (size_t i = 0; i < n; ++i) {
+    base::stats::count(queue_[i].op.kind == kOpMap     ? base::stats::Counter::kHostMaps
+                       : queue_[i].op.kind == kOpUnmap ? base::stats::Counter::kHostUnmaps
+                                                    : base::stats::Counter::kHostProtects);
     expect(queue_[i], published);
     ring_[published % kRingOps] = queue_[i].op;
     ++published;
   }
-  platform_.stat_ops_.fetch_add(n, std::memory_order_relaxed);
   published_.store(published, std::memory_order_release);
   queue_.erase(queue_.begin(), queue_.begin() + static_cast<ptrdiff_t>(n));
   if (!queue_.empty()) return false;
@@ -302,6 +305,7 @@ base::Result<StubThread> SystrapAddressSpace::clone_thread() {
     return base::err(abi::Errno::kEAGAIN);
   thread.tid = static_cast<pid_t>(tid);
   platform_.supervisor_.add_thread(process_, thread.tid);
+  base::stats::count(base::stats::Counter::kStubThreads);
   return thread;
 }
 

@@ -7,6 +7,7 @@
 #include <sys/syscall.h>
 
 #include "base/core/check.h"
+#include "base/stats/stats.h"
 #include "platform/common/xstate.h"
 #include "platform/systrap/systrap.h"
 
@@ -36,14 +37,14 @@ SystrapContext::SystrapContext(SystrapPlatform& platform, SystrapAddressSpace& a
     : platform_(platform), as_(as), thread_(thread), xstate_(host_xstate_size()) {
   init_xstate(xstate_);
   poke(thread_.slot->in_place.enabled, 0u);
-  in_place_seen_ = peek(thread_.slot->in_place_count);
-  slept_seen_ = peek(thread_.slot->slept_count);
+  platform_.enrol(*this);
   base::MutexLock lock(as_.mu_);
   as_.contexts_.push_back(this);
 }
 
 SystrapContext::~SystrapContext() {
   CHECK(phase_.load() != kRunning);
+  platform_.strike_off(*this);
   as_.remove(this);  // waits for a command that this thread executes: it is made under the same lock
 }
 
@@ -93,8 +94,9 @@ void SystrapContext::fetch_frame_fp() {
 
 void SystrapContext::interrupt() {
   interrupt_.store(true);
-  if (phase_.load() == kRunning && !as_.process_->dead.load())
-    syscall(SYS_tgkill, as_.process_->pid, thread_.tid, kInterruptSignal);
+  if (phase_.load() != kRunning || as_.process_->dead.load()) return;
+  base::stats::count(base::stats::Counter::kInterrupts);
+  syscall(SYS_tgkill, as_.process_->pid, thread_.tid, kInterruptSignal);
 }
 
 void SystrapContext::condemn() {

@@ -17,6 +17,7 @@
 #include <sys/wait.h>
 
 #include "base/log/log.h"
+#include "base/stats/stats.h"
 
 #ifndef SECCOMP_IOCTL_NOTIF_SET_FLAGS  // Linux 6.6
 #define SECCOMP_IOCTL_NOTIF_SET_FLAGS SECCOMP_IOW(4, __u64)
@@ -127,6 +128,7 @@ bool Supervisor::answer_one() {
   response.id = request.id;
   response.error = approve(request.id, static_cast<pid_t>(request.pid), static_cast<uint64_t>(request.data.nr), args);
   if (response.error == 0) response.flags = SECCOMP_USER_NOTIF_FLAG_CONTINUE;
+  base::stats::count(response.error == 0 ? base::stats::Counter::kApprovals : base::stats::Counter::kRefusals);
   ioctl(listener_.get(), SECCOMP_IOCTL_NOTIF_SEND, &response);
   return true;
 }

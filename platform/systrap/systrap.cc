@@ -14,12 +14,17 @@
 
 #include "base/core/check.h"
 #include "base/log/log.h"
+#include "base/stats/stats.h"
 #include "platform/common/xstate.h"
 #include "platform/filters/sentry_rules.h"
 #include "platform/systrap/factory.h"
 #include "platform/systrap/stub/blob.h"
 
 namespace platform::systrap {
+
+using base::stats::count;
+using base::stats::Counter;
+
 namespace {
 
 constexpr unsigned kPoolTarget = 2;
@@ -111,6 +116,7 @@ base::Result<std::unique_ptr<AddressSpace>> SystrapPlatform::create_address_spac
       control_.free_unit(fork.unit);
       continue;
     }
+    count(Counter::kStubProcesses);
     return std::unique_ptr<AddressSpace>(new SystrapAddressSpace(*this, std::move(process), fork.unit));
   }
 }
@@ -312,21 +318,8 @@ Event SystrapPlatform::take_event(Context& context) {
   }
   Event event = c.read_event();
   event.trapped = event.kind == EventKind::kSyscall && c.in_frame_;
-  count(c, event);
+  if (event.kind == EventKind::kSyscall) count(c.in_frame_ ? Counter::kCallsTrapped : Counter::kCallsPatched);
   return event;
-}
-
-void SystrapPlatform::count(SystrapContext& c, const Event& event) {
-  // The stub's own numbers are only worth a statistic.
-  const Slot& slot = *c.thread_.slot;
-  uint32_t in_place = __atomic_load_n(&slot.in_place_count, __ATOMIC_RELAXED);
-  uint32_t slept = __atomic_load_n(&slot.slept_count, __ATOMIC_RELAXED);
-  if (in_place != c.in_place_seen_) stat_in_place_.fetch_add(in_place - c.in_place_seen_, std::memory_order_relaxed);
-  if (slept != c.slept_seen_) stat_slept_.fetch_add(slept - c.slept_seen_, std::memory_order_relaxed);
-  c.in_place_seen_ = in_place;
-  c.slept_seen_ = slept;
-  if (event.kind == EventKind::kSyscall) (c.in_frame_ ? stat_trapped_ : stat_patched_).fetch_add(1, std::memory_order_relaxed);
-  if (event.kind == EventKind::kFault) stat_faults_.fetch_add(1, std::memory_order_relaxed);
 }
 
 // --- Idle executors ---
@@ -456,10 +449,6 @@ void SystrapPlatform::on_death() { wake(); }
 
 PatchPlan SystrapPlatform::plan_patch(std::span<const uint8_t> text, abi::Addr text_start, abi::Addr site) {
   return trampolines_.plan(text, text_start, site);
-}
-
-Platform::Stats SystrapPlatform::stats() const {
-  return {stat_in_place_.load(), stat_patched_.load(), stat_trapped_.load(), stat_slept_.load(), stat_faults_.load(), stat_ops_.load()};
 }
 
 // --- Factory ---

@@ -13,6 +13,7 @@
 #include "platform/common/interval_set.h"
 #include "platform/interface/platform.h"
 #include "platform/systrap/control_memory.h"
+#include "platform/systrap/stub/layout.h"
 #include "platform/systrap/stub_process.h"
 #include "platform/systrap/supervisor.h"
 #include "platform/systrap/trampolines.h"
@@ -130,7 +131,7 @@ class SystrapContext final : public Context {
   bool condemned_ = false;     // as_.mu_
   std::atomic<uint32_t> phase_{kStopped};
   uint32_t overdue_ = 0;       // run_mu_: ticks since an interrupt that had no effect
-  uint32_t in_place_seen_ = 0, slept_seen_ = 0;
+  uint64_t created_at_ = 0;    // ticks
 };
 
 class SystrapPlatform final : public Platform {
@@ -165,7 +166,7 @@ class SystrapPlatform final : public Platform {
   PatchPlan plan_patch(std::span<const uint8_t> text, abi::Addr text_start, abi::Addr site) override;
   abi::AddrRange text_window() const override { return zygote_.layout().zones.window; }
   size_t running() const override { return running_count_.load(std::memory_order_relaxed); }
-  Stats stats() const override;
+  Claims claims() const override;
 
  private:
   friend class SystrapAddressSpace;
@@ -187,7 +188,15 @@ class SystrapPlatform final : public Platform {
   void wake_bell(uint32_t index, int count);
   bool interrupt_unanswered();
   void punish_overdue();
-  void count(SystrapContext& context, const Event& event);
+  // What the slot of a context says that its guest did, in bounds.
+  struct Tally {
+    uint64_t in_place[std::size(kInPlaceCalls)] = {};
+    uint64_t in_place_trapped = 0, slept = 0;
+    void add(const Tally& other);
+  };
+  static Tally tally_of(const SystrapContext& context);
+  void enrol(SystrapContext& context);
+  void strike_off(SystrapContext& context);
   void on_death();
 
   ControlMemory control_;
@@ -211,7 +220,9 @@ class SystrapPlatform final : public Platform {
   std::vector<int> cpu_of_bell_;   // empty: executors are not tied to CPUs; immutable after init()
   size_t tied_running_ GUARDED_BY(run_mu_) = 0;  // contexts in running_ whose thread is tied to a CPU
 
-  std::atomic<uint64_t> stat_in_place_{0}, stat_patched_{0}, stat_trapped_{0}, stat_slept_{0}, stat_faults_{0}, stat_ops_{0};
+  mutable base::Mutex census_mu_{base::LockRank::kLeaf};
+  std::vector<SystrapContext*> census_ GUARDED_BY(census_mu_);  // every context
+  Tally departed_ GUARDED_BY(census_mu_);                       // of those that are gone
 };
 
 }  // namespace platform::systrap

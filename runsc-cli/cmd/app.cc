@@ -58,6 +58,7 @@ void add_global(CLI::App& app, Line& line) {
   app.add_flag("--ignore-cgroups", g.ignore_cgroups, "neither make nor join cgroups");
   app.add_option("--overlay", g.overlay, "where writes to the root go: memory or none (through to the host)")
       ->check(CLI::IsMember({"memory", "none"}));
+  app.add_option("--stats", g.stats, "of run and do: where to write at the end what took the time: a file (JSON), - for a table on stderr");
   app.add_flag("--strace", g.strace, "log every guest system call to the debug log");
   app.add_flag("--systemd-cgroup", g.systemd_cgroup, "cgroupsPath is slice:prefix:name");
   app.add_option("--rootless", line.ignored_text, "accepted, without effect");
@@ -82,6 +83,7 @@ void add_lifecycle(CLI::App& app, Line& line) {
   CLI::App* run = app.add_subcommand("run", "make and start a container, wait for it, delete it");
   add_create_flags(*run, line);
   run->add_flag("-d,--detach", line.create.detach, "leave it running in the background");
+  run->add_option("--stats", line.global.stats, "file (JSON) or -: what took the time, at the end");
   run->add_flag("--keep", line.create.keep, "do not delete it when it ends");
   run->add_flag("--no-subreaper", line.ignored_flag, "accepted, without effect");
   run->callback([&] { line.run = [&] { return cmd_run(line.global, line.create); }; });
@@ -155,6 +157,7 @@ void add_do(CLI::App& app, Line& line) {
   sub->add_option("-v,--volume", o.volumes, "SRC:DST[:ro]")->take_all()->allow_extra_args(false);
   sub->add_option("-e,--env", o.env, "NAME=value")->take_all()->allow_extra_args(false);
   sub->add_option("--tty", o.tty, "auto or never")->check(CLI::IsMember({"auto", "never"}));
+  sub->add_option("--stats", line.global.stats, "file (JSON) or -: what took the time, at the end");
   sub->add_flag("-q,--quiet", o.quiet, "no messages but errors");
   sub->prefix_command();
   sub->callback([&line, sub] {
@@ -192,7 +195,7 @@ void add_inspection(CLI::App& app, Line& line) {
   features->callback([&] { line.run = [&] { return cmd_features(line.global); }; });
 
   CLI::App* events = app.add_subcommand("events", "print counters of a container");
-  events->add_flag("--stats", line.events.stats, "once");
+  events->add_flag("--stats", line.events.stats, "once: as JSON, with counters and latencies since the sandbox started");
   events->add_option("--interval", line.events.interval_sec, "seconds")->check(CLI::Range(1, 86400));
   events->add_option("id", line.events.id, "container")->required();
   events->callback([&] { line.run = [&] { return cmd_events(line.global, line.events); }; });
@@ -200,7 +203,7 @@ void add_inspection(CLI::App& app, Line& line) {
   CLI::App* debug = app.add_subcommand("debug", "look into a sandbox");
   debug->add_flag("--posture", line.debug.posture, "what each of its processes may do on the host");
   debug->add_flag("--stacks", line.debug.stacks, "what each task is doing");
-  debug->add_flag("--stats", line.debug.stats, "counters");
+  debug->add_flag("--stats", line.debug.stats, "where its time goes: calls by total time, hand-offs, faults, gofer messages");
   debug->add_option("id", line.debug.id, "container")->required();
   debug->callback([&] { line.run = [&] { return cmd_debug(line.global, line.debug); }; });
 }
@@ -270,7 +273,7 @@ int run_command(CLI::App& app, Line& line) {
 // `do [flags] -- CMD`: CLI11 would leave the subcommand at the mark and look for CMD among the global arguments, so the mark goes.
 // A later one belongs to CMD, which starts at the first word that is neither a flag nor a flag's value.
 int drop_command_mark(int argc, char** argv) {
-  constexpr std::string_view kWithValue[] = {"--root", "--cwd", "-v", "--volume", "-e", "--env", "--tty"};
+  constexpr std::string_view kWithValue[] = {"--root", "--cwd", "-v", "--volume", "-e", "--env", "--tty", "--stats"};
   int at = 1;
   while (at < argc && std::string_view(argv[at]) != "do") ++at;
   for (++at; at < argc && argv[at][0] == '-'; ++at) {

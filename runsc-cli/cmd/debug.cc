@@ -13,6 +13,7 @@
 #include "base/json/reader.h"
 #include "runsc-cli/cmd/commands.h"
 #include "runsc-cli/cmd/seccomp_count.h"
+#include "runsc-cli/cmd/stats_table.h"
 #include "runsc-cli/container/client.h"
 
 namespace cli {
@@ -110,7 +111,7 @@ CommandResult cmd_debug(const Global& global, const DebugOptions& options) {
   client.set_timeout(10);
   std::string params = fmt::format("{{\"id\":{}}}", json_quoted(id));
   if (options.posture || !options.posture_of.empty()) print(posture(state.pid));
-  if (options.stats) print(TRY(client.call("stats", params)) + "\n");
+  if (options.stats) print(TRY(stats_table(TRY(client.call("stats", params)))));
   if (options.stacks) {
     Json json = Json::parse(TRY(client.call("stacks", params)), nullptr, false);
     if (json.is_object() && json.contains("text") && json["text"].is_string()) print(json["text"].get<std::string>());

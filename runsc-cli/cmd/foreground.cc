@@ -2,11 +2,13 @@
 #include "runsc-cli/cmd/foreground.h"
 
 #include <cerrno>
+#include <cstdio>
 
 #include <poll.h>
 #include <sys/wait.h>
 
 #include "base/log/log.h"
+#include "runsc-cli/cmd/stats_table.h"
 #include "runsc-cli/container/attend.h"
 #include "runsc-cli/sandbox/console.h"
 
@@ -17,6 +19,8 @@ constexpr int kEndPatienceMs = 10'000;
 }
 
 CommandResult run_in_foreground(ContainerDir& dir, CreateRequest& request, Keep keep) {
+  StatsOutput stats = TRY(StatsOutput::create(request.global->stats));
+  request.stats_fd = stats.sink();
   hold_signals();
   RawTerminal raw(request.terminal);  // before the guest's first output
   base::HostResult<Created> created = create_container(dir, request);
@@ -35,6 +39,8 @@ CommandResult run_in_foreground(ContainerDir& dir, CreateRequest& request, Keep 
   if (!deleted) LOG_WARNING("{}", deleted.error().message);
   while (waitpid(created->pid, nullptr, 0) < 0 && errno == EINTR) {
   }
+  // The exit status is the guest's all the same.
+  if (auto written = stats.write(dir.id()); !written) dprintf(2, "runsc: %s\n", written.error().message.c_str());
   return code;
 }
 

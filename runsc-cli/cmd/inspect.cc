@@ -12,6 +12,7 @@
 
 #include "base/json/reader.h"
 #include "runsc-cli/cmd/commands.h"
+#include "runsc-cli/cmd/stats_table.h"
 #include "runsc-cli/container/client.h"
 
 namespace cli {
@@ -146,7 +147,7 @@ CommandResult cmd_events(const Global& global, const EventsOptions& options) {
     HostResult<std::string> stats = client.call("stats", fmt::format("{{\"id\":{}}}", json_quoted(options.id)));
     if (!stats && !options.stats) return 0;  // the container has ended
     if (!stats) return HostErr(std::move(stats.error()));
-    print(fmt::format("{{\"type\":\"stats\",\"id\":{},\"data\":{}}}\n", json_quoted(options.id), *stats));
+    print(stats_event(options.id, *stats));
     if (options.stats) return 0;
     pollfd p{client.fd(), POLLIN, 0};
     poll(&p, 1, options.interval_sec * 1000);

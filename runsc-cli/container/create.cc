@@ -149,8 +149,9 @@ class Creation {
     if (!ready_) TRY(await_ready(processes_));
     client_.emplace(TRY(dir_.connect()));
     client_->set_timeout(kPatience);
-    std::string params = fmt::format("{{\"container\":{},\"gofer_trees\":{}}}",
-                                     sentry::control::encode_container(spec_.container), spec_.trees.size());
+    if (request_.stats_fd >= 0) fds.push_back(request_.stats_fd);
+    std::string params = fmt::format("{{\"container\":{},\"gofer_trees\":{},\"stats\":{}}}",
+                                     sentry::control::encode_container(spec_.container), spec_.trees.size(), request_.stats_fd >= 0);
     if (params.size() > sentry::control::kMaxMessage - 256)
       return HostErr(HostError::plain("config.json: is too large for the sandbox"));
     HostResult<std::string> reply = client_->call("create", params, fds);

@@ -9,8 +9,9 @@
 //   reply:   {"ok": true, "result": {...}}  or  {"ok": false, "error": "text", "errno": 2}
 //
 // Methods (params -> result; descriptors):
-//   create   {container: Container, gofer_trees: N} -> {pid: 1}    fds: [gofer socket, stdin, stdout, stderr] or
-//            [gofer socket, tty] with process.terminal. Makes the container, loads nothing yet.
+//   create   {container: Container, gofer_trees: N, stats: bool = false} -> {pid: 1}
+//            fds: [gofer socket, stdin, stdout, stderr] or [gofer socket, tty] with process.terminal; with stats one more: a file
+//            that gets the result of `stats` when init has exited. Makes the container, loads nothing yet.
 //   prepare  {id} -> {}                          loads the init process and lets it wait for `start`, so that hooks can be
 //                                                run by `exec` before it; errors as of `start`
 //   start    {id} -> {}                          loads and runs the init process; an error (ENOENT, EACCES, ...) has
@@ -27,7 +28,7 @@
 //   destroy  {id} -> {}                          kills what is left of the container and forgets it; when it was the
 //                                                last one the sentry exits
 //   pause    {id} -> {}      resume {id} -> {}
-//   stats    {id} -> {"syscalls": {...}, ...}    counters, free-form
+//   stats    {id} -> {cpu, memory, pids, runsc}  runc's statistics, and counters of our own: docs/observability.md
 //   stacks   {} -> {text}                        every task: state, what it waits for, for `runsc debug`
 //   version  {} -> {protocol: 1}
 #pragma once

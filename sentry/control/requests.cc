@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "sentry/control/requests.h"
 
+#include <cerrno>
 #include <cstring>
 #include <map>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
+#include <unistd.h>
 
 #include "base/log/log.h"
 #include "sentry/control/protocol.h"
+#include "sentry/control/stats_report.h"
 #include "sentry/kernel/thread_group.h"
 
 namespace sentry::control {
@@ -33,6 +36,7 @@ struct ContainerRecord {
   abi::oci::Container config;
   base::RefPtr<kernel::Container> container;
   ContainerFactory::Stdio stdio;
+  base::UniqueFd stats;  // where its statistics go when init has exited
   Status status = Status::kCreated;
   bool held = false;  // init is loaded and waits for `start`
   int32_t init_pid = 0;
@@ -61,6 +65,11 @@ int64_t get_int(const Json& params, const char* key, int64_t otherwise) {
   return it != params.end() && it->is_number_integer() ? it->get<int64_t>() : otherwise;
 }
 
+bool get_bool(const Json& params, const char* key) {
+  auto it = params.find(key);
+  return it != params.end() && it->is_boolean() && it->get<bool>();
+}
+
 Json process_json(const kernel::Kernel::ProcessInfo& p, int64_t now_ns) {
   int64_t seconds = p.cpu_ns / 1'000'000'000;
   int64_t age_ns = now_ns - p.start_realtime_ns;
@@ -77,6 +86,15 @@ Json process_json(const kernel::Kernel::ProcessInfo& p, int64_t now_ns) {
           {"cmd", p.command}};
 }
 
+void write_all(int fd, std::string_view text) {
+  while (!text.empty()) {
+    ssize_t n = write(fd, text.data(), text.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return;
+    text.remove_prefix(static_cast<size_t>(n));
+  }
+}
+
 std::string dump(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
 
 }  // namespace
@@ -88,6 +106,7 @@ struct Requests::Impl {
   base::Mutex mu{base::LockRank::kControl};
   std::map<std::string, ContainerRecord> containers GUARDED_BY(mu);
   std::string first_container GUARDED_BY(mu);
+  const int64_t started_ns = kernel::monotonic_now_ns();
 
   Impl(kernel::Kernel& k, ContainerFactory& f, std::function<void(int32_t)> e)
       : kernel(k), factory(f), on_init_exit(std::move(e)) {}
@@ -167,10 +186,15 @@ Outcome<Json> Requests::Impl::create(Request& request, const Json& params) {
     if (find_locked(config->id)) return fail(fmt::format("container {} exists already", config->id));
   }
   std::vector<base::UniqueFd>& fds = request.fds();
-  const size_t wanted = config->process.terminal ? 2 : 4;
+  const bool with_stats = get_bool(params, "stats");
+  const size_t wanted = (config->process.terminal ? 2 : 4) + (with_stats ? 1 : 0);
   if (fds.size() != wanted) return fail(fmt::format("{} descriptors came with create, {} are wanted", fds.size(), wanted));
-  base::UniqueFd gofer = std::move(fds[0]);
+  base::UniqueFd gofer = std::move(fds[0]), stats;
   fds.erase(fds.begin());
+  if (with_stats) {
+    stats = std::move(fds.back());
+    fds.pop_back();
+  }
   auto container = factory.create(*config, std::move(gofer));
   if (!container) return fail(container.error().message, static_cast<abi::Errno>(container.error().host_errno));
   auto stdio = factory.create_stdio(**container, config->process, ContainerFactory::Role::kInit, std::move(fds));
@@ -178,6 +202,7 @@ Outcome<Json> Requests::Impl::create(Request& request, const Json& params) {
   ContainerRecord record;
   record.container = std::move(*container);
   record.stdio = std::move(*stdio);
+  record.stats = std::move(stats);
   std::string id = config->id;
   record.config = std::move(*config);
   base::MutexLock lock(mu);
@@ -304,6 +329,8 @@ void Requests::Impl::watch_exit(const std::string& id, int32_t key, kernel::Thre
 void Requests::Impl::process_exited(const std::string& id, int32_t key, int32_t status) {
   std::vector<std::shared_ptr<Request>> waiters;
   base::RefPtr<kernel::ThreadGroup> dead;
+  base::UniqueFd stats;
+  base::RefPtr<kernel::Container> container;
   bool was_first_init = false;
   {
     base::MutexLock lock(mu);
@@ -316,9 +343,13 @@ void Requests::Impl::process_exited(const std::string& id, int32_t key, int32_t 
     process.resize = nullptr;
     if (key == 0) {
       record->status = Status::kStopped;
+      stats = std::move(record->stats);
+      container = record->container;
       was_first_init = id == first_container;
     }
   }
+  // Before anybody hears that it has ended, and before the sandbox does.
+  if (stats) write_all(stats.get(), dump(stats_report(kernel, *container, started_ns)));
   for (auto& waiter : waiters) waiter->reply_ok(fmt::format("{{\"status\":{}}}", status));
   if (was_first_init) on_init_exit(status);
 }
@@ -342,10 +373,9 @@ void Requests::Impl::wait(const std::shared_ptr<Request>& request, const Json& p
       if (!status) process.waiters.push_back(request);
     }
   }
-  auto kill = params.find("kill_on_hangup");
   if (!error.empty()) {
     request->reply_error(error, static_cast<int>(abi::Errno::kESRCH));
-  } else if (!status && kill != params.end() && kill->is_boolean() && kill->get<bool>()) {
+  } else if (!status && get_bool(params, "kill_on_hangup")) {
     // A process that has exited by then is not found any more, or its SIGKILL is refused.
     request->on_hangup([this, params] {
       if (auto group = group_of(params)) (void)kernel.signal_process(**group, abi::Signo(abi::kSIGKILL));
@@ -379,8 +409,7 @@ Outcome<base::RefPtr<kernel::Container>> Requests::Impl::container_of(const Json
 Outcome<Json> Requests::Impl::signal(Request&, const Json& params) {
   auto signo = get_int(params, "signo", 0);
   if (signo < 0 || signo > abi::kNSIG) return fail(fmt::format("signal {} is out of range", signo), abi::Errno::kEINVAL);
-  auto all = params.find("all");
-  if (all != params.end() && all->is_boolean() && all->get<bool>()) {
+  if (get_bool(params, "all")) {
     auto container = container_of(params);
     if (!container) return std::unexpected(container.error());
     kernel.signal_container(**container, abi::Signo(static_cast<int32_t>(signo)));
@@ -464,17 +493,10 @@ Outcome<Json> Requests::Impl::resume(Request&, const Json& params) {
   return Json::object();
 }
 
-Outcome<Json> Requests::Impl::stats(Request&, const Json&) {
-  auto p = kernel.platform().stats();
-  auto s = kernel.scheduler().stats();
-  auto m = kernel.memory().usage();
-  return Json{{"syscalls", {{"in_place", p.in_place}, {"patched", p.patched}, {"trapped", p.trapped}}},
-              {"hand_offs_slept", p.slept},
-              {"faults", p.faults},
-              {"host_map_calls", p.host_map_calls},
-              {"fiber_switches", s.switches},
-              {"executor_sleeps", s.sleeps},
-              {"memory", {{"anonymous", m.anonymous}, {"page_cache", m.page_cache}, {"tmpfs", m.tmpfs}, {"kernel", m.kernel}}}};
+Outcome<Json> Requests::Impl::stats(Request&, const Json& params) {
+  auto container = container_of(params);
+  if (!container) return std::unexpected(container.error());
+  return stats_report(kernel, **container, started_ns);
 }
 
 Outcome<Json> Requests::Impl::stacks(Request&, const Json&) {

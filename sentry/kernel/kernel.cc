@@ -304,6 +304,8 @@ std::vector<Kernel::ProcessInfo> Kernel::processes(const Container& container, C
     info.start_realtime_ns = boot + g->start_monotonic_ns();
     const ResourceUse use = g->own_use();
     info.cpu_ns = use.user_ns + use.system_ns;
+    info.user_ns = use.user_ns;
+    info.threads = g->thread_count();
     info.state = static_cast<char>(leader->state());
     info.wait_channel = leader->wait_channel();
     info.tty = g->controlling_tty() ? "pts/" + std::to_string(abi::DeviceId::decode(g->session()->tty_device).minor) : "?";

@@ -92,7 +92,8 @@ class Kernel {
     int32_t pid = 0, ppid = 0;
     uint32_t uid = 0;
     std::string tty, command;
-    int64_t start_realtime_ns = 0, cpu_ns = 0;
+    int64_t start_realtime_ns = 0, cpu_ns = 0, user_ns = 0;
+    size_t threads = 0;
     char state = 'S';
     std::string wait_channel;
   };

@@ -17,6 +17,7 @@
 
 #include "base/core/check.h"
 #include "base/host/host_wait.h"
+#include "base/stats/stats.h"
 #include "sentry/kernel/blocking_pool.h"
 #include "sentry/kernel/timer_heap.h"
 
@@ -39,6 +40,9 @@ FiberContext make_fcontext(void* stack_top, size_t size, void (*entry)(FiberTran
 }
 
 namespace sentry::kernel {
+
+using base::stats::count;
+using base::stats::Counter;
 
 int64_t monotonic_now_ns() {
   timespec ts;
@@ -138,6 +142,7 @@ struct Fiber::Impl {
   std::atomic<uint32_t> state{kNew};
   std::atomic<bool> guest_stopped{false};
   platform::Context* answering = nullptr;  // its event is being answered on this fiber
+  uint64_t parked = 0;                     // see take_parked()
   SwitchReason reason = SwitchReason::kPark;
   TimerNode deadline;
 #if defined(__SANITIZE_ADDRESS__)
@@ -200,7 +205,6 @@ struct Scheduler::Impl {
   std::vector<std::unique_ptr<Fiber::Impl>> all_fibers GUARDED_BY(queue_mu);
   Fiber::Impl* free_fibers GUARDED_BY(queue_mu) = nullptr;
   std::atomic<uint32_t> queued{0};
-  std::atomic<uint64_t> switches{0}, sleeps{0}, wakes{0};
 
   uint32_t push(Fiber::Impl& fiber) {
     base::MutexLock lock(queue_mu);
@@ -225,12 +229,12 @@ struct Scheduler::Impl {
     const uint32_t n = push(fiber);
     if (sleepers.load(std::memory_order_seq_cst) == 0) return;
     if (n < 2 && executor().scheduler == self) return;
-    wakes.fetch_add(1, std::memory_order_relaxed);
+    count(Counter::kExecutorWakes);
     platform.wake();
   }
 
   void switch_in(Fiber::Impl& fiber);
-  bool poll_guests(Scheduler* self);
+  size_t poll_guests(Scheduler* self);
   bool look_for_guests(Scheduler* self);
   bool may_look();
   void recruit();
@@ -263,6 +267,7 @@ void Fiber::start() {
 }
 
 void Fiber::wake() { impl_->wake(); }
+uint64_t Fiber::take_parked() { return std::exchange(impl_->parked, 0); }
 
 void Fiber::Impl::wake() {
   uint32_t now = state.load(std::memory_order_relaxed);
@@ -290,6 +295,8 @@ std::unique_ptr<Fiber> Scheduler::create(std::function<void()> body, std::functi
     }
   }
   f->state.store(kNew, std::memory_order_release);
+  f->answering = nullptr;
+  f->parked = 0;
   f->body = std::move(body);
   f->on_finished = std::move(on_finished);
   f->stack = impl_->stacks.take();
@@ -323,7 +330,7 @@ void Scheduler::Impl::switch_in(Fiber::Impl& f) {
   f.state.exchange(kRunning, std::memory_order_seq_cst);
   for (;;) {
     self.current = &f;
-    switches.fetch_add(1, std::memory_order_relaxed);
+    count(Counter::kFiberSwitches);
 #if defined(__SANITIZE_ADDRESS__)
     __sanitizer_start_switch_fiber(&self.fake_stack, f.stack.base + kGuardSize, kStackSize);
 #endif
@@ -386,20 +393,27 @@ Fiber* Scheduler::current() {
   return f ? f->owner : nullptr;
 }
 
+// What a handler waits for is counted apart from what it does.
+void Scheduler::park_now(Fiber::Impl& f) {
+  const uint64_t from = f.answering ? __rdtsc() : 0;
+  Impl::switch_out(f, SwitchReason::kPark);
+  if (from != 0) f.parked += __rdtsc() - from;
+}
+
 bool Scheduler::park(std::optional<int64_t> deadline) {
   Fiber::Impl& f = current_impl();
   uint32_t woken = kRunningWoken;
   if (f.state.compare_exchange_strong(woken, kRunning, std::memory_order_seq_cst)) return true;
   if (f.answering) impl_->platform.relax(*f.answering);
   if (!deadline) {
-    Impl::switch_out(f, SwitchReason::kPark);
+    park_now(f);
     return true;
   }
   if (monotonic_now_ns() >= *deadline) return false;
   f.deadline.deadline = *deadline;
   f.deadline.fiber = f.owner;
   impl_->timers.add(f.deadline);
-  Impl::switch_out(f, SwitchReason::kPark);
+  park_now(f);
   impl_->timers.remove(f.deadline);
   return monotonic_now_ns() < *deadline;
 }
@@ -413,7 +427,7 @@ Scheduler::GuestRun Scheduler::run_guest(platform::Context& context, platform::R
   f.guest_stopped.store(false, std::memory_order_relaxed);
   f.answering = nullptr;
   context.owner = &f;
-  GuestRun run{{}, __rdtsc(), 0};
+  GuestRun run{{}, __rdtsc(), 0, 0};
   context.resumed_at.store(run.resumed, std::memory_order_relaxed);
   const uint64_t pace = context.pace.load(std::memory_order_relaxed);
   bool stopped = false;
@@ -422,14 +436,22 @@ Scheduler::GuestRun Scheduler::run_guest(platform::Context& context, platform::R
   } else {
     impl_->platform.resume(context, mode);
   }
-  if (stopped) executor().looking = true;
-  else if (impl_->executors > 1 && pace < kSoonTicks) impl_->recruit();
+  if (stopped) {
+    executor().looking = true;
+    count(Counter::kHandOffsLooked);
+  } else if (impl_->executors > 1 && pace < kSoonTicks) {
+    impl_->recruit();
+  }
   if (!stopped) {
     while (!f.guest_stopped.load(std::memory_order_acquire)) park();
   }
   run.stopped = __rdtsc();
   uint64_t gap = run.stopped - run.resumed;
-  if (gap >= kSoonTicks / 4) gap = std::min(context.guest_ticks(run.resumed, run.stopped), kLongestGapTicks);
+  if (gap >= kSoonTicks / 4) {
+    const uint64_t guest = std::min(context.guest_ticks(run.resumed, run.stopped), gap);
+    run.handed_off = gap - guest;
+    gap = std::min(guest, kLongestGapTicks);
+  }
   // The platform may have raised it meanwhile.
   const uint64_t before = std::min(context.pace.load(std::memory_order_relaxed), 2 * kSoonTicks);
   context.pace.store(before - before / 4 + gap / 4, std::memory_order_relaxed);
@@ -446,6 +468,7 @@ void Scheduler::Impl::recruit() {
   local_calls.store(0, std::memory_order_relaxed);
   if (sleepers.load(std::memory_order_relaxed) == 0 || monotonic_now_ns() < no_look_before.load(std::memory_order_relaxed)) return;
   recruited.store(true);
+  count(Counter::kLookersRecruited);
   platform.wake();
 }
 
@@ -459,7 +482,7 @@ bool Scheduler::Impl::may_look() {
   return now < timers.next_deadline() && now >= no_look_before.load(std::memory_order_relaxed);
 }
 
-bool Scheduler::Impl::poll_guests(Scheduler* self) {
+size_t Scheduler::Impl::poll_guests(Scheduler* self) {
   platform::Context* stopped[16];
   const size_t n = platform.poll(stopped);
   for (size_t i = 0; i < n; ++i) {
@@ -467,10 +490,11 @@ bool Scheduler::Impl::poll_guests(Scheduler* self) {
     fiber->guest_stopped.store(true, std::memory_order_release);
     fiber->wake();
   }
-  return n != 0;
+  return n;
 }
 
 void Scheduler::Impl::core_was_stolen() {
+  count(Counter::kCoreStolen);
   const int64_t pause = look_pause.load(std::memory_order_relaxed);
   no_look_before.store(monotonic_now_ns() + pause, std::memory_order_relaxed);
   look_pause.store(std::min(2 * pause, kLongestPauseNs), std::memory_order_relaxed);
@@ -493,7 +517,9 @@ bool Scheduler::Impl::look_for_guests(Scheduler* self) {
   while (!found && !stopping.load(std::memory_order_relaxed)) {
     for (int i = 0; i < 16 && !found; ++i) {
       __builtin_ia32_pause();
-      found = queued.load(std::memory_order_relaxed) != 0 || poll_guests(self);
+      const size_t guests_found = poll_guests(self);
+      if (guests_found != 0) count(Counter::kHandOffsLooked, guests_found);
+      found = guests_found != 0 || queued.load(std::memory_order_relaxed) != 0;
     }
     const uint64_t now = __rdtsc();
     if (now - last > kStolenTicks) core_was_stolen();
@@ -510,7 +536,7 @@ bool Scheduler::Impl::idle(Scheduler* self) {
   executor().looking = false;
   sleepers.fetch_add(1, std::memory_order_seq_cst);
   const uint32_t token = platform.prepare_sleep();
-  if (queued.load(std::memory_order_seq_cst) != 0 || stopping.load(std::memory_order_seq_cst) || poll_guests(self)) {
+  if (queued.load(std::memory_order_seq_cst) != 0 || stopping.load(std::memory_order_seq_cst) || poll_guests(self) != 0) {
     platform.cancel_sleep();
     sleepers.fetch_sub(1, std::memory_order_seq_cst);
     return true;
@@ -525,10 +551,10 @@ bool Scheduler::Impl::idle(Scheduler* self) {
     const int64_t left = next - monotonic_now_ns();
     timeout = left > 0 ? left : 0;
   }
-  sleeps.fetch_add(1, std::memory_order_relaxed);
   if (timeout == 0) {
     platform.cancel_sleep();
   } else {
+    count(Counter::kExecutorSleeps);
     platform.sleep(token, timeout);
   }
   if (keeper) {
@@ -550,7 +576,7 @@ void Scheduler::Impl::loop(Scheduler* self, unsigned index) {
     Fiber::Impl* fiber = pop();
     if (fiber) switch_in(*fiber);
     // Due timers are looked for when there is nothing else, and now and then when there is.
-    const bool polled = poll_guests(self);
+    const bool polled = poll_guests(self) != 0;
     bool fired = false;
     if ((!fiber && !polled) || (++rounds & 15) == 0) fired = timers.run_due(monotonic_now_ns());
     if (!fiber && !polled && !fired) idle(self);
@@ -576,7 +602,10 @@ Scheduler::TimerId Scheduler::add_timer(int64_t deadline_monotonic_ns, std::func
 }
 bool Scheduler::cancel_timer(TimerId id) { return impl_->timers.cancel_callback(id); }
 
-void Scheduler::run_blocking(std::function<void()> work) { impl_->pool.post(std::move(work)); }
+void Scheduler::run_blocking(std::function<void()> work) {
+  count(Counter::kBlockingWork);
+  impl_->pool.post(std::move(work));
+}
 
 void Scheduler::block_on(std::function<void()> work) {
   Fiber::Impl& f = current_impl();
@@ -601,11 +630,6 @@ void Scheduler::run() {
 void Scheduler::stop() {
   impl_->stopping.store(true, std::memory_order_seq_cst);
   impl_->platform.wake_all();
-}
-
-Scheduler::Stats Scheduler::stats() const {
-  return {impl_->switches.load(std::memory_order_relaxed), impl_->sleeps.load(std::memory_order_relaxed),
-          impl_->wakes.load(std::memory_order_relaxed)};
 }
 
 }  // namespace sentry::kernel

@@ -26,6 +26,8 @@ class Fiber {
   // Makes a parked (or about to park) fiber run; a wake before the park makes the park return at once.
   // Any thread, any lock of rank below kScheduler may be held.
   void wake();
+  // Ticks that it was parked while it answered events of its guest, since it was asked last. Its own thread only.
+  uint64_t take_parked();
 
   Fiber(const Fiber&) = delete;
   struct Impl;
@@ -49,10 +51,11 @@ class Scheduler {
   // Lets other ready fibers run.
   void yield();
   // Runs guest code of `context` until it stops; parks the fiber meanwhile. `resumed` and `stopped` are time stamps
-  // (__rdtsc) of both ends.
+  // (__rdtsc) of both ends. `handed_off`: how much of the time between them was the waking of host threads, as far as that can
+  // be told.
   struct GuestRun {
     platform::Event event;
-    uint64_t resumed, stopped;
+    uint64_t resumed, stopped, handed_off;
   };
   GuestRun run_guest(platform::Context& context, platform::ResumeMode mode);
   // The context that the calling fiber ran last is about to be destroyed.
@@ -74,18 +77,16 @@ class Scheduler {
   void run();
   void stop();
 
-  struct Stats {
-    uint64_t switches = 0, sleeps = 0, wakes = 0;
-  };
-  Stats stats() const;
-
  private:
   friend class Fiber;
   struct Impl;
+  static void park_now(Fiber::Impl& fiber);
   std::unique_ptr<Impl> impl_;
 };
 
 int64_t monotonic_now_ns();
 int64_t realtime_now_ns();
+// Of the time-stamp counter.
+int64_t ticks_to_ns(uint64_t ticks);
 
 }  // namespace sentry::kernel

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "base/stats/stats.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/namespaces.h"
 #include "sentry/kernel/seccomp.h"
@@ -72,6 +73,8 @@ struct Task::Private final : public vfs::OpContext::Waker {
   std::atomic<uint64_t> user_ticks{0}, system_ticks{0};
   std::atomic<uint64_t> guest_since{0};  // tick at which it entered the guest; 0 while it is in the sentry
   uint64_t last_tick = 0;  // TASK_ONLY
+  base::stats::Timed answering = base::stats::kTimedNothing;  // TASK_ONLY: what the guest stopped for last
+  uint64_t stopped_at = 0;  // TASK_ONLY: when
   std::atomic<uint64_t> minor_faults{0}, major_faults{0}, voluntary{0}, involuntary{0};
 
   // --- attributes ---
@@ -84,7 +87,6 @@ struct Task::Private final : public vfs::OpContext::Waker {
 
 // A fiber switches between user, system and parked time; these close the current piece (task_run.cc).
 uint64_t cpu_ticks();
-int64_t ticks_to_ns(uint64_t ticks);
 
 // --- task_run.cc ---
 void task_main(Task& task);

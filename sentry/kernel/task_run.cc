@@ -72,12 +72,27 @@ std::string place_of(Task& task, uint64_t address) {
   return "nowhere";
 }
 
+base::stats::Timed timed_as(const platform::Event& event, platform::Context& context) {
+  switch (event.kind) {
+    case EventKind::kSyscall: 
+      return static_cast<base::stats::Timed>(std::min<uint64_t>(context.regs().orig_rax, base::stats::kTimedCallsEnd - 1));
+    case EventKind::kFault: return base::stats::kTimedFault;
+    case EventKind::kException: return base::stats::kTimedException;
+    default: return base::stats::kTimedInterrupt;
+  }
+}
+
 // One stretch of guest code. Time goes to the user's account while the guest has it.
 platform::Event run_guest(Task& task, ResumeMode mode) {
   Task::Private& p = task.priv();
   p.guest_since.store(p.last_tick, std::memory_order_relaxed);
+  const uint64_t parked = p.fiber->take_parked();
   const Scheduler::GuestRun run = task.kernel().scheduler().run_guest(*p.context, mode);
   p.in_guest.store(false, std::memory_order_relaxed);
+  const uint64_t answered = run.resumed - p.stopped_at, ran = run.stopped - run.resumed;
+  base::stats::record_round(p.answering, answered - std::min(answered, parked), parked, ran - run.handed_off, run.handed_off);
+  p.answering = timed_as(run.event, *p.context);
+  p.stopped_at = run.stopped;
   // Only this task writes these.
   p.system_ticks.store(p.system_ticks.load(std::memory_order_relaxed) + (run.resumed - p.last_tick), std::memory_order_relaxed);
   p.user_ticks.store(p.user_ticks.load(std::memory_order_relaxed) + (run.stopped - run.resumed), std::memory_order_relaxed);
@@ -227,6 +242,7 @@ void task_main(Task& task) {
     alive = handle_event(task, run_guest(task, mode), mode);
   }
   p.in_guest.store(false, std::memory_order_relaxed);
+  base::stats::record(p.answering, cpu_ticks() - p.stopped_at);
   task_exit(task);
 }
 

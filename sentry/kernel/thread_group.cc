@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "base/stats/stats.h"
 #include "sentry/kernel/kernel_impl.h"
 #include "sentry/kernel/posix_timers.h"
 #include "sentry/kernel/task_private.h"
@@ -225,6 +226,7 @@ Result<void> attach_task(Task& task, const AttachOptions& options) {
   ++mine;
   ++set.tasks;
   set.forks.fetch_add(1, std::memory_order_relaxed);
+  base::stats::count(first ? base::stats::Counter::kProcesses : base::stats::Counter::kThreads);
   number.task = &task;
   group.live_threads.fetch_add(1);
   if (!first) return {};

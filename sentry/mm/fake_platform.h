@@ -85,7 +85,6 @@ class FakePlatform final : public platform::Platform {
   platform::PatchPlan plan_patch(std::span<const uint8_t>, abi::Addr, abi::Addr) override { return next_plan; }
   abi::AddrRange text_window() const override { return window; }
   size_t running() const override { return 0; }
-  Stats stats() const override { return {}; }
 };
 
 // What a CPU would do in the address space.

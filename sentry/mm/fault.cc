@@ -2,11 +2,13 @@
 // Page faults of guests and of user copies: large pieces around what was touched.
 #include <utility>
 
+#include "base/stats/stats.h"
 #include "sentry/mm/impl.h"
 
 namespace sentry::mm {
 
 using enum abi::Errno;
+using base::stats::Counter;
 using platform::AccessKind;
 
 namespace {
@@ -180,10 +182,12 @@ base::Result<void> MemoryManager::Impl::try_resolve_active(uint64_t addr, Want w
   if (vma.special && (map == MapIt::kYes || !vma.object || want != Want::kRead)) return base::err(kEACCES);
   uint64_t page = round_down(addr, kPageSize);
   Piece* p = pieces.find(page);
+  Counter kind = Counter::kFaultsMapping;
   if (!p) {
     auto made = fault_in_active(it, page, want, pending);
     if (!made) return base::err(made.error());
     p = *made;
+    kind = vma.object ? Counter::kFaultsFile : Counter::kFaultsAnonymous;
   }
   const bool refused = map == MapIt::kYes && p->has(kMapped) && !p->has(kShared) && p->has(kGuestExec) &&
                        memory::HostFiles::holds(p->offset) && space->refused_files() != 0;
@@ -193,15 +197,18 @@ base::Result<void> MemoryManager::Impl::try_resolve_active(uint64_t addr, Want w
     auto broken = break_cow_active(*p, page);
     if (!broken) return base::err(broken.error());
     p = *broken;
+    kind = Counter::kFaultsCow;
     // We are going to write: threads in the guest must not go on looking at the old page until they happen to come by.
     if (seen && map == MapIt::kNo) space->interrupt_running();
   } else if (want != Want::kRead && p->has(kShared) && !p->has(kNotified)) {
     auto told = notify_write_active(it, *p, page, pending);
     if (!told) return base::err(told.error());
     p = *told;
+    kind = Counter::kFaultsDirty;
   }
   const bool warm = std::exchange(made_warm, false);
   if (map == MapIt::kYes) {
+    base::stats::count(kind);
     map_piece_active(*p, warm ? Pages::kPresent : Pages::kMaybe);
     pieces.join(static_cast<size_t>(p - pieces.v.data()));
   }
@@ -265,6 +272,7 @@ std::expected<void, FaultSignal> MemoryManager::handle_fault(Addr addr, AccessKi
   auto status =
       m.resolve(a, access == AccessKind::kWrite ? Impl::Want::kWrite : Impl::Want::kRead, Impl::MapIt::kYes);
   if (status) return {};
+  base::stats::count(Counter::kFaultsBad);
   switch (status.error()) {
     case kEFAULT: return std::unexpected(FaultSignal{kSIGSEGV, kSEGV_MAPERR});
     case kEACCES: return std::unexpected(FaultSignal{kSIGSEGV, kSEGV_ACCERR});

@@ -26,6 +26,7 @@
 #include "sentry/memory/mapped_file.h"
 #include "sentry/memory/memory_file.h"
 #include "sentry/memory/user_memory.h"
+#include "sentry/mm/trap_sites.h"
 
 namespace sentry::mm {
 
@@ -164,9 +165,11 @@ class MemoryManager final : public base::RefCounted, public memory::UserMemory {
   void map_at_once(uint64_t start, uint64_t end, Touch touch);
   void map_headers_before(uint64_t addr, const memory::Mappable& object);
   base::Result<void> remove_range(uint64_t start, uint64_t end);
-  void patch_private(uint64_t page, const platform::PatchPlan& plan);
+  bool patch_private(uint64_t page, const platform::PatchPlan& plan);
   struct TextSite;
   bool patch_file(const TextSite& site, const platform::PatchPlan& plan);
+  PatchOutcome try_patch(abi::Addr site, TextSite& text);
+  void note_trap(abi::Addr site, const TextSite& text, PatchOutcome outcome);
   std::unique_ptr<Impl> impl_;
 };
 

@@ -4,6 +4,7 @@
 #include <sys/auxv.h>
 #include <sys/random.h>
 
+#include "base/stats/stats.h"
 #include "sentry/mm/impl.h"
 
 namespace sentry::mm {
@@ -149,61 +150,86 @@ std::span<const platform::PatchEdit> edits_of(const platform::PatchPlan& plan) {
 // Where the text around a system call comes from.
 struct MemoryManager::TextSite {
   base::RefPtr<memory::Mappable> object;
+  base::RefPtr<MappedFile> file;
   uint64_t page = 0;
   uint64_t vma_start = 0, vma_end = 0, vma_offset = 0;
   uint64_t memory_offset = 0;  // of the page
-  bool anonymous = false;
+  bool anonymous = false, readable = false;
   uint8_t bytes[kPageSize];
 };
 
 void MemoryManager::consider_patching(Addr site) {
-  Impl& m = *impl_;
   if (site.value() < kPageSize) return;
-  uint64_t instruction = site.value() - 2, page = round_down(instruction, kPageSize);
-  if (round_down(site.value() - 1, kPageSize) != page) return;
   TextSite text;
+  const PatchOutcome outcome = try_patch(site, text);
+  if (outcome == PatchOutcome::kPatched) base::stats::count(base::stats::Counter::kSitesPatched);
+  note_trap(site, text, outcome);
+}
+
+PatchOutcome MemoryManager::try_patch(Addr site, TextSite& text) {
+  Impl& m = *impl_;
+  uint64_t instruction = site.value() - 2, page = round_down(instruction, kPageSize);
   text.page = page;
   {
     base::ReadLock mapping(m.mapping_mu);
     base::ReadLock active(m.active_mu);
     auto it = m.find_vma(page);
-    if (it == m.vmas.end()) return;
+    if (it == m.vmas.end()) return PatchOutcome::kNotReadOnly;
     const Vma& v = it->second;
-    if (!v.prot.exec || v.prot.write || v.sharing != Sharing::kPrivate || v.special) return;
-    const Piece* p = m.pieces.find_const(page);
-    if (!p) return;
-    text.memory_offset = p->offset_of(page);
-    text.anonymous = p->has(kAnon);
     text.object = v.object;
+    text.file = v.file;
     text.vma_start = it->first;
     text.vma_end = v.end;
     text.vma_offset = v.offset;
+    if (!v.prot.exec || v.prot.write || v.sharing != Sharing::kPrivate || v.special) return PatchOutcome::kNotReadOnly;
+    if (round_down(site.value() - 1, kPageSize) != page) return PatchOutcome::kAcrossPages;
+    const Piece* p = m.pieces.find_const(page);
+    if (!p) return PatchOutcome::kNotReadOnly;
+    text.memory_offset = p->offset_of(page);
+    text.anonymous = p->has(kAnon);
+    text.readable = true;
     memcpy(text.bytes, m.file.data(p->offset_of(page)), kPageSize);
   }
   const uint8_t* code = text.bytes + (instruction - page);
-  if (code[0] != 0x0f || code[1] != 0x05) return;
+  if (code[0] != 0x0f || code[1] != 0x05) return PatchOutcome::kNoPattern;
   platform::PatchPlan plan = m.platform.plan_patch({text.bytes, kPageSize}, Addr(page), site);
-  if (plan.count == 0) return;
+  if (plan.count == 0) return PatchOutcome::kNoPattern;
   for (const platform::PatchEdit& edit : edits_of(plan)) {
     uint64_t at = edit.start.value();
-    if (at < page || at + edit.length > page + kPageSize) return;
+    if (at < page || at + edit.length > page + kPageSize) return PatchOutcome::kAcrossPages;
   }
-  if (text.anonymous) {
-    patch_private(page, plan);
-  } else if (text.object) {
-    patch_file(text, plan);
+  const bool done = text.anonymous ? patch_private(page, plan) : text.object && patch_file(text, plan);
+  return done ? PatchOutcome::kPatched : PatchOutcome::kNotPlaced;
+}
+
+void MemoryManager::note_trap(Addr site, const TextSite& text, PatchOutcome outcome) {
+  TrapSites& sites = TrapSites::all();
+  const bool of_file = text.file != nullptr && text.object != nullptr;
+  const void* where = of_file ? static_cast<const void*>(text.object.get()) : impl_.get();
+  TrapSite entry;
+  entry.offset = of_file ? site.value() - text.vma_start + text.vma_offset : site.value();
+  if (sites.count(where, entry.offset, outcome)) return;
+  entry.file = of_file ? text.file->mapped_identity().path : "anonymous";
+  entry.outcome = outcome;
+  if (text.readable) {
+    const uint64_t at = site.value() - text.page;
+    entry.before = static_cast<uint8_t>(std::min<uint64_t>(at, TrapSite::kBefore));
+    entry.after = static_cast<uint8_t>(std::min<uint64_t>(kPageSize - at, TrapSite::kAfter));
+    memcpy(entry.text, text.bytes + at - entry.before, size_t{entry.before} + entry.after);
   }
+  sites.add(where, std::move(entry));
 }
 
 // Pages that only this process has (code made at run time, copied text): changed in place.
-void MemoryManager::patch_private(uint64_t page, const platform::PatchPlan& plan) {
+bool MemoryManager::patch_private(uint64_t page, const platform::PatchPlan& plan) {
   Impl& m = *impl_;
-  if (!m.resolve(page, Impl::Want::kForceWrite, Impl::MapIt::kNo)) return;
+  if (!m.resolve(page, Impl::Want::kForceWrite, Impl::MapIt::kNo)) return false;
   base::WriteLock active(m.active_mu);
   const Piece* p = m.pieces.find_const(page);
-  if (!p || !p->has(kAnon) || p->has(kCow)) return;
+  if (!p || !p->has(kAnon) || p->has(kCow)) return false;
   for (const platform::PatchEdit& edit : edits_of(plan))
-    if (!store_code(m.file.data(p->offset_of(edit.start.value())), edit.bytes, edit.length)) return;
+    if (!store_code(m.file.data(p->offset_of(edit.start.value())), edit.bytes, edit.length)) return false;
+  return true;
 }
 
 namespace {

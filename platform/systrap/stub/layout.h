@@ -97,6 +97,16 @@ struct InPlaceSlot {
   uint32_t uid, euid, gid, egid;
 };
 
+// The calls that a stub answers, for counting them. Index 0 counts those that are not listed.
+inline constexpr uint8_t kInPlaceCalls[] = {0, 24, 39, 102, 104, 107, 108, 186, 202, 228};
+struct InPlaceIndex {
+  uint8_t of[256] = {};
+  constexpr InPlaceIndex() {
+    for (uint8_t i = 1; i < sizeof kInPlaceCalls; ++i) of[kInPlaceCalls[i]] = i;
+  }
+};
+inline constexpr InPlaceIndex kInPlaceIndex;
+
 // One guest thread's slot, at a multiple of kSlotSize: header, FP area, stack (which is also its signal stack).
 struct Slot {
   uint32_t state;
@@ -115,7 +125,10 @@ struct Slot {
   uint64_t stack_top;
   StubRegisters regs;
   InPlaceSlot in_place;
-  uint32_t in_place_count, patched_count, trapped_count, slept_count;
+  // The stub's own word, for statistics: what the sentry does not see happen.
+  uint64_t in_place_count[16];  // by kInPlaceIndex
+  uint64_t in_place_trapped;    // of these, how many came through SIGSYS
+  uint64_t slept_count;
   uint32_t was_syscall;
   uint32_t cpu;  // where it posted its last event: a hint
   uint64_t woken_at, posted_at;  // time stamps of the last sleep's end and of the last event that rang: hints
@@ -131,6 +144,7 @@ inline constexpr uint64_t kSlotXstate = 0x1000;
 inline constexpr uint64_t kSlotXstateSize = 0x3000;
 inline constexpr uint64_t kSlotStack = 0x4000;
 static_assert(sizeof(Slot) <= 0x1000);
+static_assert(sizeof kInPlaceCalls <= sizeof(Slot::in_place_count) / sizeof(uint64_t));
 static_assert(offsetof(Slot, recover) == SLOT_RECOVER && offsetof(Slot, interrupt_pending) == SLOT_PENDING);
 static_assert(offsetof(Slot, stack_top) == SLOT_STACK_TOP);
 static_assert(offsetof(Slot, regs.rax) == SLOT_RAX && offsetof(Slot, regs.rbx) == SLOT_RBX);

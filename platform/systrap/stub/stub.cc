@@ -265,7 +265,8 @@ bool in_place(Slot* slot, SlotMode mode) {
   const InPlaceSlot& v = slot->in_place;
   if (!v.enabled) return false;
   int64_t result;
-  switch (slot->regs.rax) {
+  const uint64_t number = slot->regs.rax;
+  switch (number) {
     case 202:
       if (!futex_in_place(slot, mode, result)) return false;
       break;
@@ -282,7 +283,7 @@ bool in_place(Slot* slot, SlotMode mode) {
     default: return false;
   }
   slot->regs.rax = static_cast<uint64_t>(result);
-  ++slot->in_place_count;
+  ++slot->in_place_count[kInPlaceIndex.of[static_cast<uint8_t>(number)]];
   return true;
 }
 
@@ -448,9 +449,9 @@ extern "C" void stub_signal(int sig, SigInfo* info, UContext* uc, uint64_t rsp) 
       *seen = uc->mc.rip;
     } else if (in_place(slot, kModeFrame)) {
       uc->mc.rax = slot->regs.rax;
+      ++slot->in_place_trapped;
       return;
     }
-    ++slot->trapped_count;
     return report(slot, uc, kStubSyscall, true);
   }
   if (sig == kInterruptSignal) return report(slot, uc, kStubInterrupted, true);
@@ -510,7 +511,6 @@ void report_fast(Slot* slot, uint32_t kind) {
 extern "C" void fast_main(Slot* slot) {
   slot->regs.r11 = slot->regs.eflags;
   if (in_place(slot, kModeFast)) return;
-  ++slot->patched_count;
   report_fast(slot, kStubSyscall);
 }
 

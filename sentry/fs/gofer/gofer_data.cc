@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/host/host_error.h"
+#include "base/stats/stats.h"
 #include "sentry/fs/gofer/gofer_file.h"
 #include "sentry/fs/gofer/gofer_inode.h"
 
@@ -151,7 +152,10 @@ Result<size_t> GoferInode::read(vfs::IoBuffer& dst, uint64_t offset) {
     auto done = dst.with_segments(dst.remaining(), memory::Access::kWrite, [&](std::span<const memory::HostSegment> segments) {
       for (const memory::HostSegment& s : segments.first(std::min(segments.size(), kMaxSegments))) asked += s.len;
       return transfer(segments, offset + total,
-                      [&](const iovec* iov, int n, off_t at) { return preadv2(fd->get(), iov, n, at, 0); });
+                      [&](const iovec* iov, int n, off_t at) {
+                        base::stats::count(base::stats::Counter::kHostReads);
+                        return preadv2(fd->get(), iov, n, at, 0);
+                      });
     });
     if (!done) return total != 0 ? Result<size_t>(total) : err(done.error());
     total += *done;
@@ -216,7 +220,10 @@ Result<size_t> GoferInode::write(vfs::OpContext& ctx, vfs::IoBuffer& src, uint64
       auto done = src.with_segments(src.remaining(), memory::Access::kRead, [&](std::span<const memory::HostSegment> segments) {
         for (const memory::HostSegment& s : segments.first(std::min(segments.size(), kMaxSegments))) asked += s.len;
         return transfer(segments, offset + total,
-                        [&](const iovec* iov, int n, off_t at) { return pwritev2(fd->get(), iov, n, at, 0); });
+                        [&](const iovec* iov, int n, off_t at) {
+                          base::stats::count(base::stats::Counter::kHostWrites);
+                          return pwritev2(fd->get(), iov, n, at, 0);
+                        });
       });
       if (!done) {
         if (total == 0) return done;
@@ -337,6 +344,7 @@ Result<size_t> GoferInode::read_pages(uint64_t offset, std::span<uint8_t> dst) {
   RefPtr<HostFd> fd = TRY(host_fd(false));
   size_t total = 0;
   while (total < dst.size()) {
+    base::stats::count(base::stats::Counter::kHostReads);
     ssize_t n = ::pread(fd->get(), dst.data() + total, dst.size() - total, static_cast<off_t>(offset + total));
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return host_error();
@@ -349,6 +357,7 @@ Result<size_t> GoferInode::read_pages(uint64_t offset, std::span<uint8_t> dst) {
 Result<void> GoferInode::write_pages(uint64_t offset, std::span<const uint8_t> src) {
   RefPtr<HostFd> fd = TRY(host_fd(true));
   for (size_t total = 0; total < src.size();) {
+    base::stats::count(base::stats::Counter::kHostWrites);
     ssize_t n = ::pwrite(fd->get(), src.data() + total, src.size() - total, static_cast<off_t>(offset + total));
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return host_error();

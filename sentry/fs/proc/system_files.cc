@@ -7,6 +7,7 @@
 #include <sys/sysinfo.h>
 #include <unordered_set>
 
+#include "base/stats/stats.h"
 #include "sentry/fs/proc/proc_internal.h"
 #include "sentry/kernel/version.h"
 #include "sentry/vfs/devices.h"
@@ -68,7 +69,7 @@ Result<void> render_stat(Ctx& ctx, ProcFs& fs, TextBuffer& out) {
   const TaskCounts counts = count_tasks(fs.view(ctx));
   const int64_t boot = (ctx.now_realtime() - up) / 1'000'000'000;
   out.print("intr 0\nctxt {}\nbtime {}\nprocesses {}\nprocs_running {}\nprocs_blocked 0\nsoftirq 0 0 0 0 0 0 0 0 0 0 0\n",
-            fs.kernel().scheduler().stats().switches, boot,
+            base::stats::total(base::stats::Counter::kFiberSwitches), boot,
             fs.view(ctx).set().forks.load(std::memory_order_relaxed), std::max(1u, counts.running));
   return {};
 }
