@@ -53,6 +53,54 @@ redis_rates() {
   kill $pid; wait $pid 2>/dev/null
 }
 
+free_port() { echo $((20000 + (RANDOM * 32768 + RANDOM) % 40000)); }
+until_listening() { local i; for i in $(seq 200); do (exec 9<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null && return; sleep 0.05; done; return 1; }
+redis_loopback_rates() {
+  local port pid
+  port=$(free_port)
+  redis-server --port "$port" --bind 127.0.0.1 --save '' --dir "$work" >/dev/null 2>&1 & pid=$!
+  until_listening "$port" && redis-benchmark -p "$port" -n 50000 -c 20 -t set,get --csv 2>/dev/null | tr -d '"' |
+    awk -F, '$1=="SET"||$1=="GET" {printf "redis loopback %s /s\t%s\n", $1, $2}'
+  kill $pid; wait $pid 2>/dev/null
+}
+# requests_per_second NAME PORT
+requests_per_second() { wrk -t1 -c16 -d3s "http://127.0.0.1:$2/" 2>/dev/null | awk -v name="$1" '/^Requests\/sec:/ {printf "%s /s\t%s\n", name, $2}'; }
+nginx_rate() {
+  local port pid
+  port=$(free_port)
+  chmod 755 "$work"; mkdir -p www tmp; head -c 1024 /dev/zero >www/index.html
+  cat >n.conf <<END
+user root; worker_processes 1; pid $work/n.pid; error_log $work/n.log; daemon off;
+events { worker_connections 256; }
+http { access_log off; sendfile on; client_body_temp_path tmp; proxy_temp_path tmp; fastcgi_temp_path tmp; uwsgi_temp_path tmp; scgi_temp_path tmp;
+  server { listen 127.0.0.1:$port; root $work/www; } }
+END
+  nginx -p "$work" -c "$work/n.conf" 2>/dev/null & pid=$!
+  until_listening "$port" && requests_per_second "nginx + wrk" "$port"
+  kill $pid; wait $pid 2>/dev/null
+}
+node_rate() {
+  local port pid
+  port=$(free_port)
+  node -e "require('http').createServer((q, r) => r.end('hello')).listen($port, '127.0.0.1')" & pid=$!
+  until_listening "$port" && requests_per_second "node http + wrk" "$port"
+  kill $pid; wait $pid 2>/dev/null
+}
+pgbench_rates() {
+  local bin as="runuser -u postgres --" host
+  bin=$(ls -d /usr/lib/postgresql/*/bin | tail -1)
+  mkdir -p pg && chown postgres pg && chmod 755 "$work"
+  $as "$bin/initdb" -D "$work/pg/db" -A trust -U postgres >/dev/null 2>&1 || return
+  $as "$bin/pg_ctl" -D "$work/pg/db" -l "$work/pg/log" -w -t 60 -o "-c listen_addresses=127.0.0.1 -p 54329 -k $work/pg -c fsync=off -c shared_buffers=16MB" start >/dev/null || return
+  $as "$bin/pgbench" -h "$work/pg" -p 54329 -U postgres -i -s 2 -q postgres >/dev/null 2>&1
+  for host in "$work/pg" 127.0.0.1; do
+    $as "$bin/pgbench" -h $host -p 54329 -U postgres -S -c 4 -j 1 -T 3 postgres 2>/dev/null |
+      awk -v name="pgbench -S $([ "$host" = 127.0.0.1 ] && echo loopback || echo unix)" '/^tps/ {printf "%s /s\t%s\n", name, $3}'
+  done
+  $as "$bin/pgbench" -h "$work/pg" -p 54329 -U postgres -c 4 -j 1 -T 3 postgres 2>/dev/null | awk '/^tps/ {printf "pgbench unix /s\t%s\n", $3}'
+  $as "$bin/pg_ctl" -D "$work/pg/db" -m immediate stop >/dev/null
+}
+
 wanted "100 x /bin/true" && timed "100 x /bin/true" 3 many_execs
 wanted "100 subshells" && timed "100 subshells" 3 many_subshells
 wanted "sh -c true" && timed "sh -c true" 9 sh -c true
@@ -67,4 +115,8 @@ wanted "git clone" && { [ -d g ] || git_tree >/dev/null 2>&1; } && timed "git cl
 wanted "unpack and remove 50k files" && make_archive && mkdir many && timed "unpack 50k files" 1 tar -xf many.tar -C many && timed "remove 50k files" 1 rm -rf many
 command -v sqlite3 >/dev/null && wanted "sqlite" && timed "sqlite 50k inserts" 3 sqlite_inserts && timed "sqlite 500 commits wal" 1 sqlite_commits
 command -v redis-server >/dev/null && wanted "redis" && redis_rates
+command -v redis-server >/dev/null && wanted "redis loopback" && redis_loopback_rates
+command -v wrk >/dev/null && command -v nginx >/dev/null && wanted "nginx" && nginx_rate
+command -v wrk >/dev/null && command -v node >/dev/null && wanted "node http" && node_rate
+compgen -G '/usr/lib/postgresql/*/bin/pgbench' >/dev/null && [ "$(id -u)" = 0 ] && wanted "pgbench" && pgbench_rates
 true

@@ -7,6 +7,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <spawn.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -48,6 +49,9 @@ static void unix_pair(void) { send(pair[0], block, 1, 0); recv(pair[1], block, 1
 static void pread_tmp(void) { pread(tmp_fd, block, 4096, 0); }
 static void pwrite_tmp(void) { pwrite(tmp_fd, block, 4096, 0); }
 static void pread_1m_tmp(void) { pread(tmp_fd, block, 1 << 20, 0); }
+static void pwrite_1m_tmp(void) { pwrite(tmp_fd, block, 1 << 20, 0); }
+static void pread_1m_root(void) { pread(root_fd, block, 1 << 20, 0); }
+static void pwrite_1m_root(void) { pwrite(root_fd, block, 1 << 20, 0); }
 static void fstat_tmp(void) { struct stat s; fstat(tmp_fd, &s); }
 static void lseek_tmp(void) { lseek(tmp_fd, 0, SEEK_SET); }
 static void stat_tmp(void) { struct stat s; stat(tmp_path, &s); }
@@ -95,6 +99,26 @@ static void exec_true(void) {
     _exit(1);
   }
   waitpid(p, NULL, 0);
+}
+static void spawn_true(void) {
+  static char *const argv[] = {"true", NULL};
+  pid_t p;
+  if (posix_spawn(&p, "/bin/true", NULL, NULL, argv, NULL) == 0) waitpid(p, NULL, 0);
+}
+// The first megabyte of a program file, mapped anew and read page by page.
+static double map_touch_file(int rounds) {
+  const size_t size = 1 << 20;
+  int fd = open("/bin/bash", O_RDONLY);
+  long long t = now_ns();
+  for (int i = 0; i < rounds / 20; i++) {
+    char *m = mmap(NULL, size, PROT_READ, MAP_PRIVATE, fd, 0);
+    if (m == MAP_FAILED) return -1;
+    for (size_t at = 0; at < size; at += 4096) (void)((volatile char *)m)[at];
+    munmap(m, size);
+  }
+  t = now_ns() - t;
+  close(fd);
+  return (double)t / (rounds / 20) / 256;
 }
 static void fork_exec_true(void) {
   pid_t p = fork();
@@ -212,14 +236,16 @@ static const struct { const char *name; void (*call)(void); double (*whole)(int)
   {"clock_gettime vdso", clock_vdso, 0}, {"clock_gettime raw", clock_raw, 0}, {"sched_yield", yield, 0}, {"sigprocmask", mask, 0},
   {"futex wake none", futex_wake, 0}, {"futex wait changed", futex_changed, 0}, {"eventfd write+read", event_pair, 0},
   {"epoll_wait 0", epoll_zero, 0}, {"recv EAGAIN", recv_again, 0}, {"unix send+recv 1", unix_pair, 0},
-  {"pread 4k /tmp", pread_tmp, 0}, {"pwrite 4k /tmp", pwrite_tmp, 0}, {"pread 1M /tmp", pread_1m_tmp, 0}, {"fstat /tmp", fstat_tmp, 0},
+  {"pread 4k /tmp", pread_tmp, 0}, {"pwrite 4k /tmp", pwrite_tmp, 0}, {"pread 1M /tmp", pread_1m_tmp, 0}, {"pwrite 1M /tmp", pwrite_1m_tmp, 0},
+  {"pread 1M root", pread_1m_root, 0}, {"pwrite 1M root", pwrite_1m_root, 0}, {"fstat /tmp", fstat_tmp, 0},
   {"lseek /tmp", lseek_tmp, 0}, {"stat /tmp", stat_tmp, 0}, {"open+close /tmp", open_tmp, 0}, {"creat+write+unlink", create_unlink, 0},
   {"pread 4k root", pread_root, 0}, {"pwrite 4k root", pwrite_root, 0}, {"fstat root", fstat_root, 0}, {"stat root", stat_root, 0},
   {"open+close root", open_root, 0}, {"stat /usr/bin/env", stat_env, 0}, {"stat missing", stat_missing, 0}, {"stat cold", 0, stat_cold}, {"read /dev/zero 1", read_zero, 0},
   {"pipe w+r 1", pipe_one, 0}, {"pipe w+r 64k", pipe_64k, 0}, {"mmap+touch+munmap 64k", mmap_touch, 0}, {"mmap+munmap 64k", mmap_untouched, 0},
-  {"anon fault/page", 0, faults}, {"mprotect r/rw", protect, 0}, {"kill self handler", signal_self, 0},
+  {"anon fault/page", 0, faults}, {"map+touch cached file/page", 0, map_touch_file}, {"mprotect r/rw", protect, 0}, {"kill self handler", signal_self, 0},
   {"pipe pingpong 2proc", 0, pipe_ping_pong}, {"futex pingpong 2thr", 0, futex_ping_pong}, {"thread create+join", thread_join, 0},
   {"fork+exit+wait", fork_wait, 0}, {"fork+exec true+wait", fork_exec_true, 0}, {"vfork+exec true+wait", exec_true, 0},
+  {"posix_spawn true+wait", spawn_true, 0},
   {"fork+exec sh -c true+wait", fork_sh, 0},
 };
 
