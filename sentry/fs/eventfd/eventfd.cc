@@ -16,6 +16,9 @@ constexpr uint64_t kMaxCount = ~uint64_t{0} - 1;
 
 class EventFile final : public vfs::FileDescription {
  public:
+  static constexpr char kTag = 0;
+  static constexpr const void* kKind = &kTag;
+  const void* kind() const override { return kKind; }
   EventFile(vfs::Path path, uint32_t flags, uint64_t initial, Semaphore semaphore)
       : FileDescription(std::move(path), flags), semaphore_(semaphore == Semaphore::kYes), count_(initial) {}
 
@@ -48,6 +51,14 @@ class EventFile final : public vfs::FileDescription {
     return sizeof value;
   }
 
+  void signal() {
+    {
+      base::MutexLock lock(mu_);
+      if (count_ < kMaxCount) ++count_;
+    }
+    queue_.notify(vfs::kPollIn | vfs::kPollRdNorm);
+  }
+
   vfs::PollMask readiness(vfs::PollMask) override {
     base::MutexLock lock(mu_);
     vfs::PollMask mask = 0;
@@ -69,6 +80,10 @@ class EventFile final : public vfs::FileDescription {
 };
 
 }  // namespace
+
+bool is_eventfd(vfs::FileDescription& file) { return file.as<EventFile>() != nullptr; }
+
+void signal_eventfd(vfs::FileDescription& file) { static_cast<EventFile&>(file).signal(); }
 
 RefPtr<vfs::FileDescription> make_eventfd(vfs::OpContext& ctx, uint32_t initial, Semaphore semaphore, uint32_t flags) {
   return base::make_ref<EventFile>(vfs::make_anonymous_path("anon_inode:[eventfd]", 0600, ctx.creds()),

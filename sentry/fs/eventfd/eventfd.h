@@ -12,6 +12,8 @@ namespace sentry::fs::eventfd {
 
 enum class Semaphore : uint8_t { kNo, kYes };
 base::RefPtr<vfs::FileDescription> make_eventfd(vfs::OpContext& ctx, uint32_t initial, Semaphore semaphore, uint32_t flags);
+bool is_eventfd(vfs::FileDescription& file);
+void signal_eventfd(vfs::FileDescription& eventfd);  // eventfd_signal(): adds one, as far as it goes
 
 struct TimerSpec {
   int64_t interval_ns = 0;
