@@ -7,6 +7,7 @@ thread_local HostWaitHook hook;
 }
 
 void set_host_wait_hook(const HostWaitHook& h) { hook = h; }
+int host_wait_cpu() { return hook.cpu; }
 
 HostWait::HostWait() {
   if (hook.begin) hook.begin(hook.arg);

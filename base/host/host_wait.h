@@ -9,10 +9,13 @@ struct HostWaitHook {
   void (*begin)(void* arg) = nullptr;
   void (*end)(void* arg) = nullptr;
   void* arg = nullptr;
+  int cpu = -1;  // that the thread is tied to
 };
 
 // Of the calling thread; set by whoever runs it.
 void set_host_wait_hook(const HostWaitHook& hook);
+// The CPU that the calling thread is tied to, or -1: whoever it waits for had better run there too.
+int host_wait_cpu();
 
 class HostWait {
  public:

@@ -116,6 +116,11 @@ base::Result<base::RefPtr<Client>> Client::create(base::UniqueFd socket) {
   return client;
 }
 
+uint16_t Client::waiting_cpu() {
+  const int cpu = base::host_wait_cpu();
+  return cpu < 0 || cpu >= UINT16_MAX ? uint16_t{0} : static_cast<uint16_t>(cpu + 1);
+}
+
 base::Result<void> Client::send_packet_locked(Op op, size_t size, Completion* completion) {
   if (dead_) return base::err(kEIO);
   iovec iov{out_.get(), size};
@@ -187,7 +192,7 @@ bool Client::receive_locked(Wait wait) {
 bool Client::deliver_locked(size_t size, base::UniqueFd fd, Donation donation) {
   std::span<const uint8_t> packet(in_.get(), size);
   Header h;
-  if (!decode_header(packet, h)) return false;
+  if (!decode_header(packet, h) || h.cpu != 0) return false;
   auto it = pending_.find(h.tag);
   if (it == pending_.end()) return false;
   Completion* completion = it->second.completion;

@@ -87,7 +87,7 @@ class Client : public base::RefCounted {
     } slot;
     slot.request = &request;
     base::MutexLock lock(mu_);
-    TRY(send_locked(Request::kOp, request, &slot));
+    TRY(send_locked(Request::kOp, request, &slot, waiting_cpu()));
     while (!slot.done) receive_locked(Wait::kYes);
     return std::move(slot.result);
   }
@@ -112,9 +112,10 @@ class Client : public base::RefCounted {
   explicit Client(base::UniqueFd socket);
 
  private:
+  static uint16_t waiting_cpu();  // of the calling thread, as Header::cpu has it
   template <class Request>
-  base::Result<void> send_locked(Op op, const Request& request, Completion* completion) REQUIRES(mu_) {
-    size_t size = encode({out_.get(), kMaxPacket}, op, next_tag_, request);
+  base::Result<void> send_locked(Op op, const Request& request, Completion* completion, uint16_t cpu = 0) REQUIRES(mu_) {
+    size_t size = encode({out_.get(), kMaxPacket}, op, next_tag_, request, cpu);
     if (size == 0) return base::err(abi::Errno::kEINVAL);
     return send_packet_locked(op, size, completion);
   }

@@ -53,7 +53,7 @@ void Reader::blob(std::string& s, size_t max) {
 bool decode_header(std::span<const uint8_t> packet, Header& header) {
   if (packet.size() < sizeof(Header) || packet.size() > kMaxPacket) return false;
   std::memcpy(&header, packet.data(), sizeof header);
-  return header.size == packet.size() && header.pad0 == 0 && header.op < static_cast<uint16_t>(Op::kMax);
+  return header.size == packet.size() && header.op < static_cast<uint16_t>(Op::kMax);
 }
 
 const char* op_name(uint16_t op) {

@@ -80,12 +80,12 @@ class Reader {
 
 // Packet size, or 0 when the message breaks a limit or does not fit.
 template <class M>
-size_t encode(std::span<uint8_t> out, Op op, uint64_t tag, const M& message) {
+size_t encode(std::span<uint8_t> out, Op op, uint64_t tag, const M& message, uint16_t cpu = 0) {
   if (out.size() < sizeof(Header)) return 0;
   Writer w(out.subspan(sizeof(Header)));
   M::wire(w, message);
   if (!w.ok()) return 0;
-  Header h{.size = static_cast<uint32_t>(sizeof(Header) + w.size()), .op = static_cast<uint16_t>(op), .tag = tag};
+  Header h{.size = static_cast<uint32_t>(sizeof(Header) + w.size()), .op = static_cast<uint16_t>(op), .cpu = cpu, .tag = tag};
   std::memcpy(out.data(), &h, sizeof h);
   return h.size;
 }

@@ -74,7 +74,7 @@ enum class Op : uint16_t {
 struct Header {
   uint32_t size = 0;  // of the whole packet
   uint16_t op = 0;    // in a reply: the request's op, or kError
-  uint16_t pad0 = 0;
+  uint16_t cpu = 0;   // in a request: 1 + the CPU on which its sender waits for the reply; 0: on none in particular
   uint64_t tag = 0;
 };
 static_assert(sizeof(Header) == 16);

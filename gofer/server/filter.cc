@@ -52,6 +52,7 @@ base::SeccompPolicy gofer_policy(bool host_uds) {
       {SYS_flistxattr, "extended attributes"},
       {SYS_fremovexattr, "extended attributes"},
       {SYS_fsync, "fsync of directories"},
+      {SYS_sched_setaffinity, "to the CPU of who asks; ourselves only", {{0, kInt, 0}}},
       {SYS_brk, "memory"},
       {SYS_mmap, "memory, never executable", {{2, PROT_EXEC, 0}}},
       {SYS_munmap, "memory"},

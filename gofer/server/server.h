@@ -46,6 +46,8 @@ class Server {
   int serve(std::span<const uint8_t> body, uint64_t tag);
   int reply_error(uint64_t tag, abi::Errno error);
   bool send_reply();
+  // The sender of a request waits on this CPU (Header::cpu).
+  void follow(uint16_t cpu);
 
   base::Result<HelloReply> serve(const HelloRequest&);
   base::Result<FileReply> serve(const AttachRequest&);
@@ -92,6 +94,8 @@ class Server {
   base::Result<void> change_size(NodeIndex index, uint64_t size);
 
   base::UniqueFd socket_;
+  uint16_t followed_ = 0;   // the CPU we are tied to, as Header::cpu has it
+  uint32_t elsewhere_ = 0;  // requests in a row that came from another one
   Options options_;
   NodeTable nodes_;
   struct Tree {

@@ -210,8 +210,11 @@ class Platform {
   virtual Event take_event(Context& context) = 0;
 
   // The calling thread is executor `index` (below PlatformConfig::cpus) from now on. A platform may tie it to a CPU, so that
-  // guests and the executor that answers them share one. Threads that never say so share index 0.
-  virtual void enter_executor(unsigned index) { (void)index; }
+  // guests and the executor that answers them share one. Threads that never say so share index 0. The CPU, or -1.
+  virtual int enter_executor(unsigned index) {
+    (void)index;
+    return -1;
+  }
   // The calling executor waits in the host for something (kYes) or is back (kNo): events on its CPU go to another one.
   enum class Away : uint8_t { kNo, kYes };
   virtual void set_away(Away away) { (void)away; }

@@ -324,19 +324,19 @@ Event SystrapPlatform::take_event(Context& context) {
 
 // --- Idle executors ---
 
-void SystrapPlatform::enter_executor(unsigned index) {
+int SystrapPlatform::enter_executor(unsigned index) {
   self = {};
   self.bell = index % bells_;
   // Until an executor has said where it is, that of index 0 is rung.
   Doorbell* doorbell = control_.doorbell();
   for (size_t i = self.bell; i < cpus_.size(); i += bells_)
     __atomic_store_n(&doorbell->bell_of_cpu[static_cast<size_t>(cpus_[i]) % std::size(doorbell->bell_of_cpu)], static_cast<uint8_t>(self.bell), __ATOMIC_RELAXED);
-  if (cpu_of_bell_.empty()) return;
+  if (cpu_of_bell_.empty()) return -1;
   cpu_set_t mine;
   CPU_ZERO(&mine);
   CPU_SET(cpu_of_bell_[self.bell], &mine);
   // Refused where the host has taken that CPU away meanwhile: the host places the thread then.
-  (void)sched_setaffinity(0, sizeof mine, &mine);
+  return sched_setaffinity(0, sizeof mine, &mine) == 0 ? cpu_of_bell_[self.bell] : -1;
 }
 
 void SystrapPlatform::set_away(Away away) {

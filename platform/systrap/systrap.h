@@ -154,7 +154,7 @@ class SystrapPlatform final : public Platform {
   void relax(Context& context) override;
   size_t poll(std::span<Context*> out) override;
   Event take_event(Context& context) override;
-  void enter_executor(unsigned index) override;
+  int enter_executor(unsigned index) override;
   void set_away(Away away) override;
   void start_looking() override;
   Running survey(uint64_t soon) const override;

@@ -568,9 +568,9 @@ bool Scheduler::Impl::idle(Scheduler* self) {
 void Scheduler::Impl::loop(Scheduler* self, unsigned index) {
   executor() = Executor{};
   executor().scheduler = self;
-  platform.enter_executor(index);
+  const int cpu = platform.enter_executor(index);
   base::set_host_wait_hook({[](void* impl) { static_cast<Impl*>(impl)->begin_host_wait(); },
-                            [](void* impl) { static_cast<Impl*>(impl)->platform.set_away(platform::Platform::Away::kNo); }, this});
+                            [](void* impl) { static_cast<Impl*>(impl)->platform.set_away(platform::Platform::Away::kNo); }, this, cpu});
   uint32_t rounds = 0;
   while (!stopping.load(std::memory_order_acquire)) {
     Fiber::Impl* fiber = pop();
@@ -590,6 +590,7 @@ void Scheduler::Impl::begin_host_wait() {
   if (executors < 2) return;
   platform.set_away(platform::Platform::Away::kYes);
   executor().looking = false;
+  local_calls.store(0, std::memory_order_relaxed);  // what waits here anyway gains nothing from one that looks
   if ((queued.load(std::memory_order_seq_cst) != 0 || platform.running() != 0) && sleepers.load(std::memory_order_seq_cst) != 0)
     platform.wake();
 }
