@@ -160,6 +160,7 @@ namespace {
 struct Executor {
   Scheduler* scheduler = nullptr;
   uint32_t rounds = 0;
+  uint64_t asked_until = 0;  // looks although no guest is dense at the moment
   bool looking = false;  // it looked for events since it slept last
   Fiber::Impl* current = nullptr;
   FiberContext context = nullptr;
@@ -503,7 +504,9 @@ void Scheduler::Impl::core_was_stolen() {
 // Looks for a little while if guests run, on other CPUs, and are likely to call soon. True when there is something to do.
 bool Scheduler::Impl::look_for_guests(Scheduler* self) {
   if (executors < 2 || monotonic_now_ns() < no_look_before.load(std::memory_order_relaxed)) return false;
-  const bool asked = recruited.load(std::memory_order_relaxed) && recruited.exchange(false);
+  // For the whole of a look, which may end early for work that another executor then takes.
+  if (recruited.load(std::memory_order_relaxed) && recruited.exchange(false)) executor().asked_until = __rdtsc() + kLookTicks;
+  const bool asked = __rdtsc() < executor().asked_until;
   const platform::Platform::Running guests = platform.survey(kSoonTicks);
   // Guests that call all the time make do with one CPU among them: what they call takes place on another one.
   if (guests.busy + 1 >= executors || guests.dense_here || (guests.dense == 0 && !asked)) return false;
