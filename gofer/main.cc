@@ -22,7 +22,7 @@ namespace gofer {
 namespace {
 
 constexpr size_t kMaxDescriptors = 8192;  // cached; more buys nothing but kernel memory
-constexpr size_t kReserve = 32;           // donations on their way, sockets, the log
+constexpr size_t kReserve = 32 + kMaxOpenMany;  // donations on their way, directories of a ReadTree, sockets, the log
 
 // How many O_PATH descriptors may be cached.
 size_t raise_descriptor_limit() {

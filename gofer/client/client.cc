@@ -80,6 +80,8 @@ bool sane(const ReadTreeRequest&, const ReadTreeReply& reply) {
   return entries <= kMaxEntries;
 }
 
+bool sane(const OpenManyRequest& request, const OpenManyReply& reply) { return reply.opened.size() <= request.names.size(); }
+
 abi::Errno errno_of(const Packet& packet) {
   ErrorReply e;
   if (!decode(packet.body, e) || e.host_errno == 0 || e.host_errno > 4095) return kEIO;
@@ -151,7 +153,7 @@ base::Result<void> Client::send_packet_locked(Op op, size_t size, Completion* co
 bool Client::receive_locked(Wait wait) {
   while (!dead_) {
     iovec iov{in_.get(), kMaxPacket};
-    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
+    alignas(cmsghdr) char control[CMSG_SPACE(kMaxOpenMany * sizeof(int))];
     msghdr msg{};
     msg.msg_iov = &iov;
     msg.msg_iovlen = 1;
@@ -169,27 +171,27 @@ bool Client::receive_locked(Wait wait) {
       if (wait == Wait::kNo) return false;
       LOG_ERROR("the gofer is silent");
     }
-    base::UniqueFd fd;
+    std::vector<base::UniqueFd> fds;
     if (n >= 0) {
       for (cmsghdr* c = CMSG_FIRSTHDR(&msg); c; c = CMSG_NXTHDR(&msg, c)) {
-        if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS || c->cmsg_len != CMSG_LEN(sizeof(int))) continue;
-        int value;
-        std::memcpy(&value, CMSG_DATA(c), sizeof value);
-        fd.reset(value);
+        if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) continue;
+        const size_t count = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+        for (size_t i = 0; i < count; ++i) {
+          int value;
+          std::memcpy(&value, CMSG_DATA(c) + i * sizeof value, sizeof value);
+          fds.emplace_back(value);
+        }
       }
     }
-    const bool cut = (msg.msg_flags & MSG_CTRUNC) != 0;
-    const Donation donation = cut && !fd ? Donation::kLost : Donation::kAsSent;
-    if (n <= 0 || (msg.msg_flags & MSG_TRUNC) || (cut && fd) ||
-        !deliver_locked(static_cast<size_t>(n), std::move(fd), donation)) {
-      die_locked();
-    }
+    // The kernel installs what our table has room for, and says that there was more.
+    const Donation donation = (msg.msg_flags & MSG_CTRUNC) != 0 ? Donation::kLost : Donation::kAsSent;
+    if (n <= 0 || (msg.msg_flags & MSG_TRUNC) || !deliver_locked(static_cast<size_t>(n), std::move(fds), donation)) die_locked();
     return !dead_;
   }
   return false;
 }
 
-bool Client::deliver_locked(size_t size, base::UniqueFd fd, Donation donation) {
+bool Client::deliver_locked(size_t size, std::vector<base::UniqueFd> fds, Donation donation) {
   std::span<const uint8_t> packet(in_.get(), size);
   Header h;
   if (!decode_header(packet, h) || h.cpu != 0) return false;
@@ -204,7 +206,7 @@ bool Client::deliver_locked(size_t size, base::UniqueFd fd, Donation donation) {
     completion->complete(base::err(kENFILE));
     return true;
   }
-  completion->complete(Packet{h, packet.subspan(sizeof h), std::move(fd)});
+  completion->complete(Packet{h, packet.subspan(sizeof h), std::move(fds)});
   return true;
 }
 

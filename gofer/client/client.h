@@ -33,7 +33,7 @@ inline constexpr int kSilenceLimitMs = 120'000;
 struct Packet {
   Header header;
   std::span<const uint8_t> body;
-  base::UniqueFd fd;
+  std::vector<base::UniqueFd> fds;
 };
 
 // Called exactly once, with the connection's lock held: decodes, wakes, and does not call the client again.
@@ -45,17 +45,19 @@ class Completion {
   ~Completion() = default;
 };
 
-// A reply and the descriptor that came with it.
+// A reply and what came with it: one descriptor, or those of an OpenMany.
 template <class Reply>
 struct Answer {
   Reply reply;
   base::UniqueFd fd;
+  std::vector<base::UniqueFd> fds;
 };
 
 // Checks that need the request: what a well-formed reply must not contain.
 bool sane(const WalkRequest& request, const WalkReply& reply);
 bool sane(const ReadDirRequest& request, const ReadDirReply& reply);
 bool sane(const ReadTreeRequest& request, const ReadTreeReply& reply);
+bool sane(const OpenManyRequest& request, const OpenManyReply& reply);
 bool sane(const File& file);
 template <class Request, class Reply>
 bool sane(const Request&, const Reply& reply) {
@@ -124,7 +126,7 @@ class Client : public base::RefCounted {
   enum class Wait : uint8_t { kNo, kYes };
   bool receive_locked(Wait wait) REQUIRES(mu_);
   enum class Donation : uint8_t { kAsSent, kLost };  // lost: our own descriptor table is full
-  bool deliver_locked(size_t size, base::UniqueFd fd, Donation donation) REQUIRES(mu_);
+  bool deliver_locked(size_t size, std::vector<base::UniqueFd> fds, Donation donation) REQUIRES(mu_);
   void die_locked() REQUIRES(mu_);
   void send_drops_locked() REQUIRES(mu_);
 
@@ -167,11 +169,15 @@ base::Result<Answer<typename Request::Reply>> decode_answer(const Request& reque
   if (packet->header.op != static_cast<uint16_t>(Request::kOp)) return base::err(kEIO);
   Answer<typename Request::Reply> answer;
   if (!decode(packet->body, answer.reply) || !sane(request, answer.reply)) return base::err(kEIO);
-  bool want_fd = Request::kFds != 0;
-  if constexpr (requires { answer.reply.opened; }) want_fd = answer.reply.opened != 0;
-  if (want_fd != packet->fd.valid()) return base::err(kEIO);
-  if (want_fd && !valid_donation(Request::kOp, open_flags_of(request), packet->fd.get())) return base::err(kEIO);
-  answer.fd = std::move(packet->fd);
+  size_t wanted = Request::kFds;
+  if constexpr (Request::kOp == Op::kOpenMany) wanted = answer.reply.opened.size();
+  else if constexpr (requires { answer.reply.opened; }) wanted = answer.reply.opened;
+  if (wanted != packet->fds.size()) return base::err(kEIO);
+  for (const base::UniqueFd& fd : packet->fds) {
+    if (!valid_donation(Request::kOp, open_flags_of(request), fd.get())) return base::err(kEIO);
+  }
+  if constexpr (Request::kOp == Op::kOpenMany) answer.fds = std::move(packet->fds);
+  else if (wanted != 0) answer.fd = std::move(packet->fds[0]);
   return answer;
 }
 

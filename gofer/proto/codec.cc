@@ -59,7 +59,7 @@ bool decode_header(std::span<const uint8_t> packet, Header& header) {
 const char* op_name(uint16_t op) {
   static constexpr const char* kNames[] = {
       "Error", "Hello",   "Attach",  "Walk",    "Close",  "Stat",     "Open",     "ReadDir",   "ReadLink",    "Create",  "MkDir", "Symlink", "MkNod",
-      "Link",  "Unlink",  "Rename",  "SetAttr", "StatFs", "GetXattr", "SetXattr", "ListXattr", "RemoveXattr", "Connect", "Fsync", "ReadTree",
+      "Link",  "Unlink",  "Rename",  "SetAttr", "StatFs", "GetXattr", "SetXattr", "ListXattr", "RemoveXattr", "Connect", "Fsync", "ReadTree", "OpenMany",
   };
   static_assert(std::size(kNames) == static_cast<size_t>(Op::kMax));
   return op < std::size(kNames) ? kNames[op] : "?";

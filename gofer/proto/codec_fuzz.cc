@@ -30,9 +30,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   std::span<const uint8_t> body(data, size);
   Header header;
   (void)decode_header(body, header);
-  try_all<HelloRequest, AttachRequest, WalkRequest, CloseRequest, StatRequest, OpenRequest, ReadDirRequest, ReadTreeRequest, CreateRequest,
+  try_all<HelloRequest, AttachRequest, WalkRequest, CloseRequest, StatRequest, OpenRequest, ReadDirRequest, ReadTreeRequest, OpenManyRequest, CreateRequest,
           MkDirRequest, SymlinkRequest, LinkRequest, UnlinkRequest, RenameRequest, SetAttrRequest, GetXattrRequest,
           SetXattrRequest, RemoveXattrRequest, ConnectRequest>(body);
-  try_all<ErrorReply, HelloReply, FileReply, WalkReply, AttrReply, ReadDirReply, ReadTreeReply, StringReply, StatFsReply, BytesReply>(body);
+  try_all<ErrorReply, HelloReply, FileReply, WalkReply, AttrReply, ReadDirReply, ReadTreeReply, OpenManyReply, StringReply, StatFsReply, BytesReply>(body);
   return 0;
 }

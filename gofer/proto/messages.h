@@ -25,7 +25,7 @@ namespace gofer {
 
 static_assert(std::endian::native == std::endian::little, "the wire format is memory order");
 
-inline constexpr uint32_t kVersion = 2;
+inline constexpr uint32_t kVersion = 3;
 inline constexpr size_t kMaxPacket = 128 * 1024;
 inline constexpr size_t kMaxWalk = 64;     // components in one walk
 inline constexpr size_t kMaxClose = 1024;  // ids in one close
@@ -36,6 +36,7 @@ inline constexpr size_t kMaxEntries = 4096;  // directory entries in one reply
 inline constexpr size_t kMaxTrees = 4096;
 inline constexpr size_t kMaxTreeNames = 64;  // directories asked for in one ReadTree
 inline constexpr size_t kMaxTreeLists = 4096;  // directories listed in its reply
+inline constexpr size_t kMaxOpenMany = 32;  // files opened by one message
 
 using FileId = uint32_t;
 inline constexpr FileId kNoFile = 0;
@@ -68,6 +69,7 @@ enum class Op : uint16_t {
   kConnect,
   kFsync,
   kReadTree,
+  kOpenMany,
   kMax,
 };
 
@@ -244,7 +246,21 @@ struct BytesReply {
   }
 };
 
-// Requests. kFds: descriptors that a successful reply carries (walk: 0 or 1, as `opened` says).
+// Which file a descriptor leads to.
+struct FileIdentity {
+  uint64_t device = 0, inode = 0;
+};
+
+// The files that were opened, in the order of their descriptors.
+struct OpenManyReply {
+  std::vector<FileIdentity> opened;
+  template <class C, class M>
+  static void wire(C& c, M& m) {
+    c.array(m.opened, kMaxOpenMany, [](C& c2, auto& f) { c2.pod(f); });
+  }
+};
+
+// Requests. kFds: descriptors that a successful reply carries (walk: 0 or 1, as `opened` says; OpenMany: one for each in `opened`).
 
 template <Op kOpcode, class R, int kFdCount = 0>
 struct RequestOf {
@@ -316,6 +332,18 @@ struct OpenRequest : RequestOf<Op::kOpen, Empty, 1> {
   static void wire(C& c, M& m) {
     c.pod(m.id);
     c.pod(m.flags);
+  }
+};
+
+// These regular files of a directory, for reading: what a program will open that opens one after the other. A name that is no
+// regular file or cannot be opened is left out, and the first that fails for want of descriptors ends it. No FileId is made.
+struct OpenManyRequest : RequestOf<Op::kOpenMany, OpenManyReply> {
+  FileId dir = kNoFile;
+  std::vector<std::string> names;
+  template <class C, class M>
+  static void wire(C& c, M& m) {
+    c.pod(m.dir);
+    c.array(m.names, kMaxOpenMany, [](C& c2, auto& s) { c2.str(s, kMaxName); });
   }
 };
 

@@ -78,7 +78,7 @@ base::Result<WalkReply> Server::serve(const WalkRequest& request) {
     if (is_write(request.open_flags) && readonly(at)) return reply;
     auto fd = open_node(at, static_cast<int>(request.open_flags));
     if (fd) {
-      donation_ = std::move(*fd);
+      donations_.push_back(std::move(*fd));
       reply.opened = 1;
     }
   }
@@ -152,8 +152,33 @@ base::Result<Empty> Server::serve(const OpenRequest& request) {
   if (type == S_IFLNK) return base::err(kELOOP);
   if (type != S_IFREG) return base::err(kENXIO);
   if (is_write(request.flags) && readonly(index)) return base::err(kEROFS);
-  donation_ = TRY(open_node(index, static_cast<int>(request.flags)));
+  donations_.push_back(TRY(open_node(index, static_cast<int>(request.flags))));
   return Empty{};
+}
+
+// As open_node does it, for names that have no node.
+base::Result<OpenManyReply> Server::serve(const OpenManyRequest& request) {
+  NodeIndex dir = TRY(nodes_.find(request.dir));
+  for (const std::string& name : request.names) {
+    if (!valid_name(name)) return base::err(kEINVAL);
+  }
+  OpenManyReply reply;
+  if (!nodes_.node(dir).is_directory()) return base::err(kENOTDIR);
+  if (nodes_.node(dir).barred) return reply;
+  const int fd = TRY(nodes_.path_fd(dir));
+  for (const std::string& name : request.names) {
+    auto known = stat_at(fd, name.c_str());
+    if (!known || !S_ISREG(known->stx_mode)) continue;
+    auto file = open_io(fd, name.c_str(), O_RDONLY);
+    if (!file && (file.error() == kEMFILE || file.error() == kENFILE)) break;
+    if (!file) continue;
+    auto stat = stat_fd(file->get());
+    if (!stat || !S_ISREG(stat->stx_mode) || Identity::of(*stat) != Identity::of(*known)) continue;
+    const Attr attr = to_attr(*stat);
+    reply.opened.push_back({.device = attr.device, .inode = attr.inode});
+    donations_.push_back(std::move(*file));
+  }
+  return reply;
 }
 
 base::Result<StringReply> Server::serve(const ReadLinkRequest& request) {
@@ -233,7 +258,7 @@ base::Result<Empty> Server::serve(const ConnectRequest& request) {
   auto connected = check(connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address));
   if (chdir("/") != 0) return last_error();
   TRY(std::move(connected));
-  donation_ = std::move(fd);
+  donations_.push_back(std::move(fd));
   return Empty{};
 }
 

@@ -77,7 +77,7 @@ base::Result<FileReply> Server::serve(const CreateRequest& request) {
     (void)unlinkat(TRY(nodes_.path_fd(dir)), request.name.c_str(), 0);
     return made;
   }
-  donation_ = std::move(fd);
+  donations_.push_back(std::move(fd));
   return made;
 }
 

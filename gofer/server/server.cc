@@ -76,34 +76,36 @@ bool Server::send_reply() {
   msghdr msg{};
   msg.msg_iov = &iov;
   msg.msg_iovlen = 1;
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-  if (donation_) {
+  alignas(cmsghdr) char control[CMSG_SPACE(kMaxOpenMany * sizeof(int))];
+  if (!donations_.empty()) {
+    int fds[kMaxOpenMany];
+    for (size_t i = 0; i < donations_.size(); ++i) fds[i] = donations_[i].get();
+    const size_t size = donations_.size() * sizeof(int);
+    std::memset(control, 0, CMSG_SPACE(size));
     msg.msg_control = control;
-    msg.msg_controllen = sizeof control;
+    msg.msg_controllen = CMSG_SPACE(size);
     cmsghdr* c = CMSG_FIRSTHDR(&msg);
     c->cmsg_level = SOL_SOCKET;
     c->cmsg_type = SCM_RIGHTS;
-    c->cmsg_len = CMSG_LEN(sizeof(int));
-    int fd = donation_.get();
-    std::memcpy(CMSG_DATA(c), &fd, sizeof fd);
+    c->cmsg_len = CMSG_LEN(size);
+    std::memcpy(CMSG_DATA(c), fds, size);
   }
   ssize_t n;
   do {
     n = sendmsg(socket_.get(), &msg, MSG_NOSIGNAL);
   } while (n < 0 && errno == EINTR);
-  if (n < 0 && errno == ETOOMANYREFS && donation_) {  // too many descriptors in flight: the sentry does not read them
+  if (n < 0 && errno == ETOOMANYREFS && !donations_.empty()) {  // too many descriptors in flight: the sentry does not read them
     Header h;
     std::memcpy(&h, out_.get(), sizeof h);
-    donation_.reset();
     reply_error(h.tag, kENFILE);
     return send_reply();
   }
-  donation_.reset();
+  donations_.clear();
   return n >= 0;
 }
 
 int Server::reply_error(uint64_t tag, abi::Errno error) {
-  donation_.reset();
+  donations_.clear();
   reply_size_ = encode(out(), Op::kError, tag, ErrorReply{static_cast<uint32_t>(error)});
   return static_cast<int>(reply_size_);
 }
@@ -123,7 +125,7 @@ int Server::serve(std::span<const uint8_t> body, uint64_t tag) {
 int Server::handle(std::span<const uint8_t> packet) {
   Header h;
   reply_size_ = 0;
-  donation_.reset();
+  donations_.clear();
   if (!decode_header(packet, h)) return -1;
   auto body = packet.subspan(sizeof h);
   switch (static_cast<Op>(h.op)) {
@@ -151,6 +153,7 @@ int Server::handle(std::span<const uint8_t> packet) {
     case Op::kConnect: return serve<ConnectRequest>(body, h.tag);
     case Op::kFsync: return serve<FsyncRequest>(body, h.tag);
     case Op::kReadTree: return serve<ReadTreeRequest>(body, h.tag);
+    case Op::kOpenMany: return serve<OpenManyRequest>(body, h.tag);
     case Op::kError:
     case Op::kMax: return -1;
   }

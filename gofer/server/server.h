@@ -57,6 +57,7 @@ class Server {
   base::Result<Empty> serve(const OpenRequest&);
   base::Result<ReadDirReply> serve(const ReadDirRequest&);
   base::Result<ReadTreeReply> serve(const ReadTreeRequest&);
+  base::Result<OpenManyReply> serve(const OpenManyRequest&);
   base::Result<StringReply> serve(const ReadLinkRequest&);
   base::Result<FileReply> serve(const CreateRequest&);
   base::Result<FileReply> serve(const MkDirRequest&);
@@ -102,7 +103,7 @@ class Server {
     bool readonly;
   };
   std::vector<Tree> trees_;
-  base::UniqueFd donation_;  // goes with the reply being made
+  std::vector<base::UniqueFd> donations_;  // go with the reply being made
   size_t reply_size_ = 0;
   std::span<uint8_t> out() { return {out_.get(), kMaxPacket}; }
   std::unique_ptr<uint8_t[]> in_, out_;  // kMaxPacket bytes each, of which small messages never touch most

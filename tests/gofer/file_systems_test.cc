@@ -514,3 +514,38 @@ TEST_CASE("Shared trees: a cached path is checked as a whole") {
   dir.mkdir("a/b/c/file");
   CHECK(w.read("a/b/c/file").error() == kEISDIR);
 }
+
+TEST_CASE("Files opened in the order of their directory are the right ones, whatever happens meanwhile") {
+  for (Kind kind : {Kind::kPlain, Kind::kShared, Kind::kOverlay}) {
+    TempDir dir;
+    for (int d = 0; d < 4; ++d) {
+      dir.mkdir("d" + std::to_string(d));
+      for (int f = 0; f < 50; ++f) dir.write("d" + std::to_string(d) + "/f" + std::to_string(f), std::to_string(d * 100 + f));
+    }
+    World w(dir, kind);
+    for (int d = 0; d < 4; ++d) {
+      const std::string base = "d" + std::to_string(d) + "/";
+      std::vector<std::string> names;
+      auto listed = get(w.open(base, vfs::kO_RDONLY | vfs::kO_DIRECTORY));
+      get(listed->readdir(w.ctx(), [&](const vfs::DirEntryInfo& e) {
+        if (e.type == abi::kS_IFREG >> 12) names.emplace_back(e.name);
+        return true;
+      }));
+      REQUIRE(names.size() == 50);
+      for (size_t i = 0; i < names.size(); ++i) {
+        auto text = w.read(base + names[i]);
+        // What is changed below lies ahead of what is open.
+        if (i == 10) {
+          w.store(base + names[12], "changed");
+          get(w.unlink(base + names[13]));
+          get(w.rename(base + names[14], base + names[15]));
+        }
+        const std::string original = std::to_string(d * 100 + std::stoi(names[i].substr(1)));
+        if (i == 12) CHECK(get(text) == "changed");
+        else if (i == 13 || i == 14) CHECK(text.error() == kENOENT);
+        else if (i == 15) CHECK(get(text) == std::to_string(d * 100 + std::stoi(names[14].substr(1))));
+        else CHECK(get(text) == original);
+      }
+    }
+  }
+}

@@ -92,7 +92,10 @@ TEST_CASE("Hostile sentry: random requests over real ids are answered, and the g
     switch (r % 14) {
       case 0: p = pack(Op::kAttach, i, AttachRequest{.tree = r >> 8 & 3}); break;
       case 1: p = pack(Op::kWalk, i, WalkRequest{.from = id(), .names = {name(), name()}, .open_flags = r >> 8}); break;
-      case 2: p = pack(Op::kOpen, i, OpenRequest{.id = id(), .flags = r >> 8 & 3}); break;
+      case 2:
+        p = r & 0x400 ? pack(Op::kOpenMany, i, OpenManyRequest{.dir = id(), .names = {name(), name()}})
+                      : pack(Op::kOpen, i, OpenRequest{.id = id(), .flags = r >> 8 & 3});
+        break;
       case 3:
         p = r & 2 ? pack(Op::kReadDir, i, ReadDirRequest{.id = id(), .cookie = r & 1 ? random() : 0})
                   : pack(Op::kReadTree, i, ReadTreeRequest{.dir = id(), .max_entries = static_cast<uint32_t>(random()), .names = {name()}});
@@ -281,6 +284,50 @@ TEST_CASE("Hostile gofer: lists of a tree that make no sense are EIO") {
   std::string flags = good;
   flags[2] = static_cast<char>(0x80);
   with_lying_gofer(reply(list(flags, 1)), fails);
+}
+
+TEST_CASE("Hostile gofer: as many descriptors as files were opened, each for reading, and not more than asked for") {
+  TempDir dir;
+  dir.write("f", "x");
+  auto donate = [](std::vector<int> give, size_t claimed) {
+    return [give, claimed](int fd, Header h) {
+      Buffer b = pack(Op::kOpenMany, h.tag, OpenManyReply{.opened = std::vector<FileIdentity>(claimed)});
+      iovec iov{b.data(), b.size()};
+      alignas(cmsghdr) char control[CMSG_SPACE(100 * sizeof(int))] = {};
+      msghdr msg{};
+      msg.msg_iov = &iov;
+      msg.msg_iovlen = 1;
+      if (!give.empty()) {
+        msg.msg_control = control;
+        msg.msg_controllen = CMSG_SPACE(give.size() * sizeof(int));
+        cmsghdr* c = CMSG_FIRSTHDR(&msg);
+        c->cmsg_level = SOL_SOCKET;
+        c->cmsg_type = SCM_RIGHTS;
+        c->cmsg_len = CMSG_LEN(give.size() * sizeof(int));
+        memcpy(CMSG_DATA(c), give.data(), give.size() * sizeof(int));
+      }
+      return sendmsg(fd, &msg, MSG_NOSIGNAL) > 0;
+    };
+  };
+  base::UniqueFd readable(open((dir / "f").c_str(), O_RDONLY)), writable(open((dir / "f").c_str(), O_RDWR));
+  const int r = readable.get(), w = writable.get();
+  const OpenManyRequest request{.dir = 1, .names = {"a", "b", "c"}};
+  auto fails = [&](Client& c) { CHECK(c.call(request).error() == kEIO); };
+  with_lying_gofer(donate({r, r}, 2), [&](Client& c) { CHECK(c.call(request).value().fds.size() == 2); });
+  with_lying_gofer(donate({}, 0), [&](Client& c) { CHECK(c.call(request).value().fds.empty()); });
+  with_lying_gofer(donate({r, r}, 3), fails);
+  with_lying_gofer(donate({r, r}, 1), fails);
+  with_lying_gofer(donate({}, 1), fails);
+  with_lying_gofer(donate({r}, 0), fails);
+  with_lying_gofer(donate({r, r, r, r}, 4), fails);
+  with_lying_gofer(donate({r, w}, 2), fails);
+  // More than there is room for: whether our table is full or the gofer lies cannot be told apart.
+  with_lying_gofer(donate(std::vector<int>(100, r), 3), [&](Client& c) { CHECK(c.call(request).error() == kENFILE); });
+  for (int fd = 3; fd < 256; ++fd) {  // none of them is left open
+    struct stat s, f;
+    REQUIRE(fstat(r, &f) == 0);
+    CHECK((fd == r || fd == w || fstat(fd, &s) != 0 || s.st_ino != f.st_ino || s.st_dev != f.st_dev));
+  }
 }
 
 TEST_CASE("Hostile gofer: only the descriptor that was asked for is accepted") {

@@ -498,3 +498,42 @@ TEST_CASE("Gofer: with every descriptor cached the one in use stays") {
     }
   }
 }
+
+TEST_CASE("Gofer: opens many regular files with one message, and nothing else") {
+  TempDir dir;
+  dir.mkdir("d");
+  dir.mkdir("d/sub");
+  for (int i = 0; i < 40; ++i) dir.write("d/f" + std::to_string(i), std::to_string(i));
+  dir.symlink("f1", "d/link");
+  REQUIRE(mkfifo((dir / "d/fifo").c_str(), 0600) == 0);
+  GoferProcess gofer({{dir.path()}});
+  auto c = gofer.client();
+  const FileId d = id_of(*c, root_of(*c), {"d"});
+  auto many = get(c->call(OpenManyRequest{.dir = d, .names = {"f3", "gone", "link", "sub", "fifo", "f1"}}));
+  REQUIRE((many.fds.size() == 2 && many.reply.opened.size() == 2));
+  CHECK(text_of(many.fds[0].get()) == "3");
+  CHECK(text_of(many.fds[1].get()) == "1");
+  const File f1 = walk(*c, d, {"f1"}).files.back();
+  CHECK((many.reply.opened[1].device == f1.attr.device && many.reply.opened[1].inode == f1.attr.inode));
+  OpenManyRequest request{.dir = d, .names = {}};
+  for (size_t i = 0; i < kMaxOpenMany; ++i) request.names.push_back("f" + std::to_string(i));
+  CHECK(get(c->call(request)).fds.size() == kMaxOpenMany);
+  request.names.push_back("f39");
+  CHECK(c->call(request).error() == kEINVAL);
+  CHECK(get(c->call(OpenManyRequest{.dir = d, .names = {"link"}})).fds.empty());
+  for (const char* name : {"", ".", "..", "sub/x", "/"}) CHECK(c->call(OpenManyRequest{.dir = d, .names = {name}}).error() == kEINVAL);
+  CHECK(c->call(OpenManyRequest{.dir = f1.id, .names = {"x"}}).error() == kENOTDIR);
+  CHECK(c->call(OpenManyRequest{.dir = 12345, .names = {"x"}}).error() == kESTALE);
+}
+
+TEST_CASE("Gofer: opens as many as it has descriptors for, and goes on") {
+  TempDir dir;
+  for (int i = 0; i < 32; ++i) dir.write("f" + std::to_string(i), "");
+  GoferProcess gofer({{dir.path()}}, {.max_files = 24});
+  auto c = gofer.client();
+  OpenManyRequest request{.dir = root_of(*c), .names = {}};
+  for (int i = 0; i < 32; ++i) request.names.push_back("f" + std::to_string(i));
+  const size_t opened = get(c->call(request)).fds.size();
+  CHECK((opened > 4 && opened < 24));
+  CHECK(get(c->call(request)).fds.size() == opened);
+}

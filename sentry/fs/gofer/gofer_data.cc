@@ -61,27 +61,51 @@ Result<RefPtr<HostFd>> GoferInode::host_fd(bool write) {
 // Of a file that is known from a listing only: its id and its descriptor in one message. Null when the name leads
 // elsewhere now or the file could not be opened.
 Result<RefPtr<HostFd>> GoferInode::walk_and_open(bool write) {
-  RefPtr<GoferInode> parent;
-  wire::WalkRequest request;
   {
     base::MutexLock lock(mu_);
     if (!ids_.empty()) return RefPtr<HostFd>();
+  }
+  if (!write) {
+    if (RefPtr<HostFd> opened = open_many()) return opened;
+  }
+  auto answer = TRY(walk({}, write ? vfs::kO_RDWR : vfs::kO_RDONLY));
+  if (!answer.fd) return RefPtr<HostFd>();
+  return base::make_ref<HostFd>(std::move(answer.fd));
+}
+
+// This file, which a listing showed, and those that follow it there. Null when it is not to be had like that.
+RefPtr<HostFd> GoferInode::open_many() {
+  if (gofer_fs().shared()) return nullptr;
+  RefPtr<GoferInode> parent;
+  wire::OpenManyRequest request;
+  {
+    base::MutexLock lock(mu_);
     parent = parent_;
     request.names.push_back(name_);
   }
-  if (!parent) return err(kESTALE);
-  request.from = TRY(parent->id());
-  request.open_flags = write ? vfs::kO_RDWR : vfs::kO_RDONLY;
-  auto answer = TRY(gofer_fs().client().call(request));
-  if (answer.reply.files.empty()) return RefPtr<HostFd>();
-  const wire::File& file = answer.reply.files[0];
-  if (!is_same(file)) {
-    gofer_fs().client().drop(file.id);
-    return err(kESTALE);
+  RefPtr<Listing> above = parent ? gofer_fs().current_listing(parent->key_) : nullptr;
+  const size_t here = above ? above->find(request.names[0]) : Listing::kNpos;
+  if (here == Listing::kNpos) return nullptr;
+  if (RefPtr<HostFd> ready = gofer_fs().take_opened_ahead(key_, parent->key_, here)) return ready;
+  const uint32_t window = gofer_fs().open_window(parent->key_, *above, here);
+  for (size_t i = here + 1; i < above->size() && request.names.size() < window; ++i) {
+    const wire::PackedEntry e = above->entry(i);
+    if (worth_opening_ahead(e)) request.names.emplace_back(e.name);
   }
-  add_id(file.id);
-  if (!answer.fd) return RefPtr<HostFd>();
-  return base::make_ref<HostFd>(std::move(answer.fd));
+  if (request.names.size() == 1) return nullptr;
+  auto dir = parent->id();
+  if (!dir) return nullptr;
+  request.dir = *dir;
+  auto answer = gofer_fs().client().call(request);
+  if (!answer) return nullptr;
+  RefPtr<HostFd> mine;
+  for (size_t i = 0; i < answer->fds.size(); ++i) {
+    const FileKey key{answer->reply.opened[i].device, answer->reply.opened[i].inode};
+    auto fd = base::make_ref<HostFd>(std::move(answer->fds[i]));
+    if (key == key_) mine = std::move(fd);
+    else gofer_fs().keep_opened_ahead(key, std::move(fd));
+  }
+  return mine;
 }
 
 Result<RefPtr<HostFd>> GoferInode::open_host(bool write) {

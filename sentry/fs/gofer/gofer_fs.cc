@@ -14,6 +14,7 @@ namespace {
 constexpr size_t kListingBytes = 32 << 20;  // kept for the stats that follow: some 300,000 entries
 constexpr uint32_t kMinTreeWindow = 64;
 constexpr size_t kDescriptors = 4096;                       // kept of files that nobody has open
+constexpr size_t kMaxOpenedAhead = 2 * wire::kMaxOpenMany;
 constexpr int kScan = 8;                                    // per new one, so that no open is slow
 }  // namespace
 
@@ -168,6 +169,46 @@ uint32_t GoferFs::widen_tree_window() {
 void GoferFs::narrow_tree_window() {
   const uint32_t now = tree_window_.load(std::memory_order_relaxed);
   tree_window_.store(std::max(now / 2, kMinTreeWindow), std::memory_order_relaxed);
+}
+
+// In order: the first regular file of a directory, or the one that follows what was opened last. Each such message opens twice
+// as many as the one before; descriptors that nobody came for halve it.
+uint32_t GoferFs::open_window(const FileKey& directory, const Listing& listing, size_t place) {
+  std::deque<std::pair<FileKey, RefPtr<HostFd>>> unused;
+  base::MutexLock lock(mu_);
+  size_t next = directory == last_opened_in_ ? last_opened_ + 1 : 0;
+  while (next < place && !worth_opening_ahead(listing.entry(next))) ++next;
+  last_opened_in_ = directory;
+  last_opened_ = place;
+  if (opened_ahead_.size() * 4 > open_window_) {
+    open_window_ = std::max<uint32_t>(open_window_ / 2, 1);
+    unused.swap(opened_ahead_);
+  } else if (next == place) {
+    open_window_ = std::min<uint32_t>(open_window_ * 2, wire::kMaxOpenMany);
+  }
+  return next == place ? open_window_ : 1;
+}
+
+void GoferFs::keep_opened_ahead(const FileKey& file, RefPtr<HostFd> fd) {
+  std::pair<FileKey, RefPtr<HostFd>> oldest;
+  base::MutexLock lock(mu_);
+  opened_ahead_.emplace_back(file, std::move(fd));
+  if (opened_ahead_.size() <= kMaxOpenedAhead) return;
+  oldest = std::move(opened_ahead_.front());
+  opened_ahead_.pop_front();
+}
+
+RefPtr<HostFd> GoferFs::take_opened_ahead(const FileKey& file, const FileKey& directory, size_t place) {
+  base::MutexLock lock(mu_);
+  for (auto it = opened_ahead_.begin(); it != opened_ahead_.end(); ++it) {
+    if (it->first != file) continue;
+    RefPtr<HostFd> fd = std::move(it->second);
+    opened_ahead_.erase(it);
+    last_opened_in_ = directory;
+    last_opened_ = place;
+    return fd;
+  }
+  return nullptr;
 }
 
 void GoferFs::note_descriptor(GoferInode& inode) {

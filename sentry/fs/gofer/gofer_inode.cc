@@ -130,32 +130,51 @@ void GoferInode::set_place(GoferInode& parent, std::string_view name) {
 }
 
 Result<wire::FileId> GoferInode::id() {
-  RefPtr<GoferInode> parent;
-  std::string name;
   {
     base::MutexLock lock(mu_);
     if (!ids_.empty()) return ids_.back();
-    parent = parent_;
-    name = name_;
   }
-  if (!parent) return err(kESTALE);
-  wire::WalkReply reply = TRY(parent->walk_one(name));
-  if (reply.files.empty()) return err(kESTALE);
-  const wire::File& file = reply.files[0];
-  if (!is_same(file)) {
-    gofer_fs().client().drop(file.id);
-    return err(kESTALE);
-  }
-  add_id(file.id);
-  return file.id;
+  TRY(walk({}));
+  base::MutexLock lock(mu_);
+  if (ids_.empty()) return err(kESTALE);
+  return ids_.back();
 }
 
-Result<wire::WalkReply> GoferInode::walk_one(std::string_view name) {
-  wire::WalkRequest request;
-  request.from = TRY(id());
-  request.names.emplace_back(name);
-  return std::move(TRY(gofer_fs().client().call(request)).reply);
+Result<wire::Answer<wire::WalkReply>> GoferInode::walk(std::span<const std::string_view> names, uint32_t open_flags) {
+  constexpr size_t kMostAbove = wire::kMaxWalk / 2;  // of a deeper one the upper half gets its ids first
+  wire::WalkRequest request{.open_flags = open_flags};
+  std::vector<RefPtr<GoferInode>> nameless;  // from here upwards
+  for (RefPtr<GoferInode> at(this); request.from == wire::kNoFile;) {
+    RefPtr<GoferInode> parent;
+    {
+      base::MutexLock lock(at->mu_);
+      if (!at->ids_.empty()) request.from = at->ids_.back();
+      else parent = at->parent_, request.names.push_back(at->name_);
+    }
+    if (request.from != wire::kNoFile) break;
+    if (!parent) return err(kESTALE);
+    nameless.push_back(std::move(at));
+    if (nameless.size() == kMostAbove) request.from = TRY(parent->id());
+    at = std::move(parent);
+  }
+  std::reverse(request.names.begin(), request.names.end());
+  for (std::string_view name : names.first(std::min(names.size(), wire::kMaxWalk - request.names.size()))) request.names.emplace_back(name);
+  auto answer = TRY(gofer_fs().client().call(request));
+  auto& files = answer.reply.files;
+  bool same = files.size() >= nameless.size();
+  for (size_t i = 0; i < std::min(files.size(), nameless.size()); ++i) {
+    GoferInode& inode = *nameless[nameless.size() - 1 - i];
+    same = same && inode.is_same(files[i]);
+    if (same) inode.add_id(files[i].id);
+    else gofer_fs().client().drop(files[i].id);
+  }
+  files.erase(files.begin(), files.begin() + static_cast<ptrdiff_t>(std::min(files.size(), nameless.size())));
+  if (same) return answer;
+  for (const wire::File& file : files) gofer_fs().client().drop(file.id);
+  return err(kESTALE);
 }
+
+Result<wire::WalkReply> GoferInode::walk_one(std::string_view name) { return std::move(TRY(walk({&name, 1})).reply); }
 
 // Attributes as the host has them now. Owners are not what our fstat() says: the sentry's user namespace maps few.
 Result<wire::Attr> GoferInode::fresh_attr(AskFor what) {
@@ -276,15 +295,10 @@ std::vector<RefPtr<vfs::Inode>> GoferInode::lookup_chain(vfs::OpContext&, std::s
     found.push_back(at);
     if (at->file_type() != abi::kS_IFDIR) return found;
   }
-  wire::WalkRequest request;
-  for (std::string_view name : names.subspan(found.size())) {
-    if (!wire::valid_name(name) || request.names.size() == wire::kMaxWalk) break;
-    request.names.emplace_back(name);
-  }
-  auto from = at->id();
-  if (!from || request.names.empty()) return found;
-  request.from = *from;
-  auto answer = gofer_fs().client().call(request);
+  std::span<const std::string_view> rest = names.subspan(found.size());
+  rest = rest.first(static_cast<size_t>(std::find_if_not(rest.begin(), rest.end(), wire::valid_name) - rest.begin()));
+  if (rest.empty()) return found;
+  auto answer = at->walk(rest);
   if (!answer) return found;
   for (const wire::File& file : answer->reply.files) found.push_back(gofer_fs().inode_of(file));
   return found;
@@ -307,12 +321,7 @@ Result<bool> GoferInode::revalidate(vfs::OpContext&, std::string_view name, vfs:
 }
 
 size_t GoferInode::revalidate_chain(vfs::OpContext&, std::span<const std::string_view> names, std::span<vfs::Inode* const> cached) {
-  wire::WalkRequest request;
-  auto from = id();
-  if (!from) return 0;
-  request.from = *from;
-  request.names.assign(names.begin(), names.begin() + static_cast<ptrdiff_t>(std::min(names.size(), wire::kMaxWalk)));
-  auto answer = gofer_fs().client().call(request);
+  auto answer = walk(names);
   if (!answer) return 0;
   size_t same = 0;
   bool all_same = true;

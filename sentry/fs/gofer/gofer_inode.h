@@ -74,6 +74,9 @@ class Listing final : public base::RefCounted {
   std::vector<uint32_t> slots_;  // hash table of entry numbers + 1; empty when there are few
 };
 
+// Those without contents are rarely opened by who has seen their size.
+inline bool worth_opening_ahead(const wire::PackedEntry& e) { return (e.attr.mode & abi::kS_IFMT) == abi::kS_IFREG && e.attr.size != 0; }
+
 class GoferFs final : public vfs::FileSystem {
  public:
   GoferFs(memory::MemoryFile& memory, base::RefPtr<wire::Client> client, Sharing sharing, Use use, wire::File root);
@@ -111,6 +114,12 @@ class GoferFs final : public vfs::FileSystem {
   // How far to read ahead in a tree that seems to be walked: doubled with each such message, halved with each other listing.
   uint32_t widen_tree_window();
   void narrow_tree_window();
+  // Files that are opened in the order in which their directory lists them come several in a message. How many this time, when
+  // entry `place` of `directory` is opened.
+  uint32_t open_window(const FileKey& directory, const Listing& listing, size_t place);
+  void keep_opened_ahead(const FileKey& file, base::RefPtr<HostFd> fd);
+  // One of those, which is entry `place` of `directory`.
+  base::RefPtr<HostFd> take_opened_ahead(const FileKey& file, const FileKey& directory, size_t place);
   // `inode` has got a descriptor: closes idle ones of others when there are too many.
   void note_descriptor(GoferInode& inode);
   // When there are no more: closes all that nobody needs; whether that were any.
@@ -136,6 +145,11 @@ class GoferFs final : public vfs::FileSystem {
   size_t listing_bytes_ GUARDED_BY(mu_) = 0;
   std::atomic<uint32_t> tree_window_{64};
   std::deque<base::WeakRef<GoferInode>> with_descriptors_ GUARDED_BY(mu_);
+  // Opened before they were asked for, the oldest first. Found by identity, which the descriptor keeps from being used again.
+  std::deque<std::pair<FileKey, base::RefPtr<HostFd>>> opened_ahead_ GUARDED_BY(mu_);
+  uint32_t open_window_ GUARDED_BY(mu_) = 1;
+  FileKey last_opened_in_ GUARDED_BY(mu_);
+  size_t last_opened_ GUARDED_BY(mu_) = 0;
 };
 
 class GoferInode final : public vfs::Inode, public memory::PageSource {
@@ -203,10 +217,14 @@ class GoferInode final : public vfs::Inode, public memory::PageSource {
 
  private:
   base::RefPtr<memory::PageCache> cache() const;
+  // A walk from here. Where this has no id yet it starts at the nearest directory above that has one, and gives ids to all
+  // between: the reply is as if it had started here.
+  base::Result<wire::Answer<wire::WalkReply>> walk(std::span<const std::string_view> names, uint32_t open_flags = wire::kNoOpen);
   base::Result<wire::WalkReply> walk_one(std::string_view name);
   base::RefPtr<Listing> listing_for_lookup();
   base::Result<base::RefPtr<Listing>> list_tree();
   base::Result<base::RefPtr<HostFd>> walk_and_open(bool write);
+  base::RefPtr<HostFd> open_many();
   base::Result<base::RefPtr<vfs::Inode>> adopt_new(base::Result<wire::Answer<wire::FileReply>> answer);
   base::Result<void> set_size(vfs::OpContext& ctx, uint64_t size);
   base::Result<void> remove(std::string_view name, vfs::Inode& target, uint32_t flags);
