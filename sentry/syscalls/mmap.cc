@@ -174,6 +174,11 @@ Result<void> sys_pkey_mprotect(Task& task, Addr addr, uint64_t length, uint32_t 
   return sys_mprotect(task, addr, length, prot);
 }
 
+// arch_set_user_pkey_access() of a CPU without protection keys.
+Result<int32_t> sys_pkey_alloc(Task&, uint64_t, uint64_t) { return err(kEINVAL); }
+
+Result<void> sys_pkey_free(Task&, int32_t) { return err(kEINVAL); }
+
 SYSCALL_FAMILY(mmap) = {
     ROW(mmap, kPartial, "MAP_HUGETLB: no pool; MAP_SYNC: not supported"),
     ROW(munmap, kFull, ""),
@@ -189,6 +194,8 @@ SYSCALL_FAMILY(mmap) = {
     ROW(munlockall, kFull, ""),
     ROW(mincore, kFull, ""),
     ROW(pkey_mprotect, kPartial, "only pkey -1, as on a CPU without protection keys"),
+    ROW(pkey_alloc, kPartial, "EINVAL, as on a CPU without protection keys"),
+    ROW(pkey_free, kPartial, "as on a CPU without protection keys"),
 };
 SYSCALL_FAMILY_END(mmap);
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// process_vm_readv(2), process_vm_writev(2): mm/process_vm_access.c.
+// process_vm_readv(2), process_vm_writev(2): mm/process_vm_access.c; process_madvise(2).
+#include "sentry/kernel/pidfd.h"
 #include "sentry/kernel/pid_namespace.h"
 #include "sentry/mm/memory_manager.h"
 #include "sentry/syscalls/file_io.h"
@@ -13,8 +14,7 @@ namespace {
 constexpr size_t kStep = 64 << 10;
 
 // __ptrace_may_access() with PTRACE_MODE_ATTACH_REALCREDS.
-Result<RefPtr<mm::MemoryManager>> mm_of(Task& task, Pid pid) {
-  RefPtr<Task> target = task.pid_namespace().find_task(Tid(pid.value()));
+Result<RefPtr<mm::MemoryManager>> mm_of(Task& task, RefPtr<Task> target) {
   if (!target) return err(kESRCH);
   RefPtr<mm::MemoryManager> mm = target->mm_ref();
   if (!mm) return err(kESRCH);
@@ -26,6 +26,10 @@ Result<RefPtr<mm::MemoryManager>> mm_of(Task& task, Pid pid) {
   const bool capable = mine.has_cap_in(creds::Cap::kSYS_PTRACE, *theirs->user_ns);
   if ((!same || !mm->dumpable()) && !capable) return err(kEPERM);
   return mm;
+}
+
+Result<RefPtr<mm::MemoryManager>> mm_of(Task& task, Pid pid) {
+  return mm_of(task, task.pid_namespace().find_task(Tid(pid.value())));
 }
 
 // Walks an iovec.
@@ -87,9 +91,32 @@ Result<size_t> sys_process_vm_writev(Task& task, Pid pid, Addr local, uint64_t l
   return transfer(task, task.mm(), Cursor(std::move(from)), *target, Cursor(std::move(to)));
 }
 
+// Advice that changes nothing but where pages are: process_madvise_behavior_valid().
+Result<size_t> sys_process_madvise(Task& task, Fd pidfd, Addr iov, uint64_t count, int32_t advice, uint32_t flags) {
+  constexpr int32_t kWillNeed = 3, kCold = 20, kPageOut = 21, kCollapse = 25;
+  if (flags != 0) return err(kEINVAL);
+  const std::vector<vfs::IoVec> vecs = TRY(read_iovec(task, iov, count));
+  auto file = TRY(get_open_file(task, pidfd));
+  auto* process = file->as<kernel::PidFile>();
+  if (!process) return err(kEBADF);
+  RefPtr<kernel::ThreadGroup> group = process->group();
+  if (!group) return err(kESRCH);
+  if (advice != kWillNeed && advice != kCold && advice != kPageOut && advice != kCollapse) return err(kEINVAL);
+  RefPtr<mm::MemoryManager> target = TRY(mm_of(task, group->leader()));
+  if (!task.creds().has_cap(creds::Cap::kSYS_NICE)) return err(kEPERM);
+  size_t done = 0;
+  for (const vfs::IoVec& v : vecs) {
+    if (Result<void> advised = target->madvise(v.addr, v.len, advice); !advised)
+      return done != 0 ? Result<size_t>(done) : err(advised.error());
+    done += v.len;
+  }
+  return done;
+}
+
 SYSCALL_FAMILY(process_vm) = {
     ROW(process_vm_readv, kFull, ""),
     ROW(process_vm_writev, kFull, ""),
+    ROW(process_madvise, kPartial, "hints are only checked"),
 };
 SYSCALL_FAMILY_END(process_vm);
 

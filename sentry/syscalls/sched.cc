@@ -3,6 +3,8 @@
 // Linux would, and affinity is kept within the CPUs of the sandbox.
 #include <algorithm>
 
+#include <sched.h>
+
 #include "sentry/kernel/thread_group.h"
 #include "sentry/syscalls/dispatch.h"
 
@@ -172,8 +174,10 @@ Result<uint32_t> sys_sched_getaffinity(Task& task, int32_t pid, uint32_t length,
   return n;
 }
 
+// The vDSO, which programs ask first, tells the CPU that the host runs the thread on. The executor that handles this call is
+// tied to that CPU, or near it.
 Result<void> sys_getcpu(Task& task, UserOut<uint32_t> cpu, UserOut<uint32_t> node, Addr) {
-  TRY(task.write_if(cpu, 0u));
+  TRY(task.write_if(cpu, static_cast<uint32_t>(std::max(::sched_getcpu(), 0))));
   return task.write_if(node, 0u);
 }
 
@@ -260,7 +264,7 @@ SYSCALL_FAMILY(sched) = {
     ROW(sched_getattr, kFull, ""),
     ROW(sched_setaffinity, kPartial, "kept and shown, without effect on placement"),
     ROW(sched_getaffinity, kFull, ""),
-    ROW(getcpu, kPartial, "always CPU 0"),
+    ROW(getcpu, kPartial, "of the thread that handles the call"),
     ROW(getpriority, kFull, ""),
     ROW(setpriority, kPartial, "kept and shown, without effect on the order of execution"),
     ROW(ioprio_get, kFull, ""),

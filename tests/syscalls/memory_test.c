@@ -4,6 +4,7 @@
 
 #include <setjmp.h>
 #include <sys/resource.h>
+#include <sys/uio.h>
 
 #define P 4096L
 static void *map(size_t size, int prot, int flags) { return mmap(NULL, size, prot, flags, -1, 0); }
@@ -36,6 +37,31 @@ static int touch(volatile char *p, bool write) {
   return last.si_signo;
 }
 
+TEST(protection_keys_or_none) {
+  EXPECT_ERR(syscall(SYS_pkey_alloc, 1, 0), EINVAL);
+  EXPECT_ERR(syscall(SYS_pkey_alloc, 0, 4), EINVAL);
+  EXPECT_ERR(syscall(SYS_pkey_free, 15), EINVAL);
+  int key = syscall(SYS_pkey_alloc, 0, 0);
+  if (key < 0) EXPECT_TRUE(errno == ENOSPC || errno == EINVAL);  // used up; a CPU without
+  else OK(syscall(SYS_pkey_free, key));
+}
+TEST(process_madvise_advises_others) {
+  char *m = mmap(NULL, 8 * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  memset(m, 'x', 8 * 4096);
+  IN_CHILD(pid, pause());
+  int fd = OK(syscall(SYS_pidfd_open, pid, 0));
+  struct iovec v[2] = {{m, 4096}, {m + 8192, 8192}}, hole = {(void *)0x10000, 4096};
+  EXPECT_EQ(syscall(SYS_process_madvise, fd, v, 2, MADV_COLD, 0), 3 * 4096);
+  EXPECT_EQ(m[0], 'x');
+  EXPECT_ERR(syscall(SYS_process_madvise, fd, v, 2, MADV_COLD, 1), EINVAL);
+  EXPECT_ERR(syscall(SYS_process_madvise, fd, v, 2, MADV_DONTNEED, 0), EINVAL);
+  EXPECT_ERR(syscall(SYS_process_madvise, fd, &hole, 1, MADV_COLD, 0), ENOMEM);
+  EXPECT_ERR(syscall(SYS_process_madvise, 0, v, 2, MADV_COLD, 0), EBADF);
+  EXPECT_EFAULT(kBadRead, sizeof v, p, syscall(SYS_process_madvise, fd, p, 2, MADV_COLD, 0));
+  kill(pid, SIGKILL);
+  kit_wait(pid);
+  EXPECT_ERR(syscall(SYS_process_madvise, fd, v, 2, MADV_COLD, 0), ESRCH);
+}
 TEST(anonymous_is_zero_and_writable) {
   char *m = anonymous(64 * P);
   for (long i = 0; i < 64 * P; i += 512) ASSERT_EQ(m[i], 0);
