@@ -130,11 +130,12 @@ std::string timed_table(const char* title, const Json& list, size_t most, bool w
 
 std::string sites_table(const Json& list) {
   if (!list.is_array() || list.empty()) return "";
-  std::string out = fmt::format("\n{:<10} {:<28} {}\n", "TRAPS AT", "OUTCOME", "CALL SITE");
+  std::string out;
   for (size_t i = 0; i < list.size() && i < kMostSites; ++i) {
     const Json& site = list[i];
     // A single trap is the price of patching.
     if (number(site, "count") < 2) break;
+    if (i == 0) out += fmt::format("\n{:<10} {:<28} {}\n", "TRAPS AT", "OUTCOME", "CALL SITE  BEFORE | AFTER");
     out += fmt::format("{:<10} {:<28} {}+{:#x}  {} | {}\n", number(site, "count"), text(site, "outcome"), text(site, "file"),
                        number(site, "offset"), text(site, "before"), text(site, "after"));
   }

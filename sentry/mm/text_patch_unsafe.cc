@@ -154,8 +154,10 @@ struct MemoryManager::TextSite {
   uint64_t page = 0;
   uint64_t vma_start = 0, vma_end = 0, vma_offset = 0;
   uint64_t memory_offset = 0;  // of the page
-  bool anonymous = false, readable = false;
-  uint8_t bytes[kPageSize];
+  bool anonymous = false;
+  // The page, and the second byte of a `syscall` whose first one ends it.
+  uint8_t bytes[kPageSize + 1];
+  size_t size = 0;  // how many are known
 };
 
 void MemoryManager::consider_patching(Addr site) {
@@ -182,17 +184,21 @@ PatchOutcome MemoryManager::try_patch(Addr site, TextSite& text) {
     text.vma_end = v.end;
     text.vma_offset = v.offset;
     if (!v.prot.exec || v.prot.write || v.sharing != Sharing::kPrivate || v.special) return PatchOutcome::kNotReadOnly;
-    if (round_down(site.value() - 1, kPageSize) != page) return PatchOutcome::kAcrossPages;
     const Piece* p = m.pieces.find_const(page);
     if (!p) return PatchOutcome::kNotReadOnly;
     text.memory_offset = p->offset_of(page);
     text.anonymous = p->has(kAnon);
-    text.readable = true;
     memcpy(text.bytes, m.file.data(p->offset_of(page)), kPageSize);
+    text.size = kPageSize;
+    if (site.value() > page + kPageSize) {
+      const Piece* next = page + kPageSize < v.end ? m.pieces.find_const(page + kPageSize) : nullptr;
+      if (!next) return PatchOutcome::kAcrossPages;
+      text.bytes[text.size++] = *m.file.data(next->offset_of(page + kPageSize));
+    }
   }
   const uint8_t* code = text.bytes + (instruction - page);
   if (code[0] != 0x0f || code[1] != 0x05) return PatchOutcome::kNoPattern;
-  platform::PatchPlan plan = m.platform.plan_patch({text.bytes, kPageSize}, Addr(page), site);
+  platform::PatchPlan plan = m.platform.plan_patch({text.bytes, text.size}, Addr(page), site);
   if (plan.count == 0) return PatchOutcome::kNoPattern;
   for (const platform::PatchEdit& edit : edits_of(plan)) {
     uint64_t at = edit.start.value();
@@ -211,10 +217,10 @@ void MemoryManager::note_trap(Addr site, const TextSite& text, PatchOutcome outc
   if (sites.count(where, entry.offset, outcome)) return;
   entry.file = of_file ? text.file->mapped_identity().path : "anonymous";
   entry.outcome = outcome;
-  if (text.readable) {
-    const uint64_t at = site.value() - text.page;
+  if (text.size != 0) {
+    const uint64_t at = std::min<uint64_t>(site.value() - text.page, text.size);
     entry.before = static_cast<uint8_t>(std::min<uint64_t>(at, TrapSite::kBefore));
-    entry.after = static_cast<uint8_t>(std::min<uint64_t>(kPageSize - at, TrapSite::kAfter));
+    entry.after = static_cast<uint8_t>(std::min<uint64_t>(text.size - at, TrapSite::kAfter));
     memcpy(entry.text, text.bytes + at - entry.before, size_t{entry.before} + entry.after);
   }
   sites.add(where, std::move(entry));

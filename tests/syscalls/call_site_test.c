@@ -36,6 +36,32 @@ TEST(every_kind_of_site_answers) {
     }
 }
 
+// The `syscall` lies half on one page and half on the next, as one of glibc's does.
+__asm__(".text\n.p2align 12\n.skip 4090\nsite_across:\nmov $110, %eax\nsyscall\nret\n.skip 64, 0xcc\n");
+long site_across(void);
+
+TEST(a_site_across_two_pages_answers) {
+  long page = sysconf(_SC_PAGESIZE);
+  EXPECT_EQ(((uintptr_t)site_across + 6) % (uintptr_t)page, 0);
+  uint8_t *copy = mmap(NULL, 2 * (size_t)page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  EXPECT_EQ(copy == MAP_FAILED, 0);
+  uint8_t *start = copy + page - 6;
+  memcpy(start, (const void *)site_across, 8);
+  OK(mprotect(copy, 2 * (size_t)page, PROT_READ | PROT_EXEC));
+  long (*made)(void) = (long (*)(void))(uintptr_t)start, parent = getppid();
+  for (int i = 0; i < kTimes; i++) {
+    if (site_across() != parent) EXPECT_EQ(site_across(), parent);
+    if (made() != parent) EXPECT_EQ(made(), parent);
+  }
+  // Rewritten by its owner, it does what it says now.
+  OK(mprotect(copy, 2 * (size_t)page, PROT_READ | PROT_WRITE));
+  start[0] = 0xb8;
+  start[1] = SYS_getpid;
+  start[2] = start[3] = start[4] = 0;
+  OK(mprotect(copy, 2 * (size_t)page, PROT_READ | PROT_EXEC));
+  for (int i = 0; i < kTimes; i++) EXPECT_EQ(made(), getpid());
+}
+
 // long kept(long nr, long a, long b, uint64_t bad[1]): makes the call with known values in every register, in the red zone, in the
 // flags and in vector and x87 registers; ors into bad[0] what has changed. Returns what the call did.
 __asm__(
