@@ -9,8 +9,11 @@
 
 namespace platform {
 
+// lea disp32(%rip),%r64: whoever moves it must correct the displacement, its last four bytes.
+bool is_lea_of_rip(std::span<const uint8_t> instruction);
+
 // `text` ends with the two bytes of the trapped `syscall`. The length of the one instruction directly before it when
-// it has at least five bytes and means the same elsewhere (no branch, nothing relative to rip); else 0.
+// it has at least five bytes and means the same elsewhere (no branch, and nothing relative to rip but is_lea_of_rip()); else 0.
 // The trap proves that an instruction ends where `syscall` starts.
 size_t relocatable_before_syscall(std::span<const uint8_t> text);
 

@@ -48,17 +48,32 @@ void Trampolines::init(const TrampolineZones& zones, uint64_t fast_entry) {
   zone_[1] = {zones.low, kLowZoneFile, kLowZoneSlowFile};
 }
 
+// The instruction as it must be at `address`; false when what it refers to is out of reach from there.
+bool Trampolines::relocate(const Entry& entry, uint64_t address, uint8_t* to) {
+  std::memcpy(to, entry.bytes, entry.length);
+  if (!is_lea_of_rip({entry.bytes, entry.length})) return true;
+  int32_t displacement;
+  std::memcpy(&displacement, entry.bytes + entry.length - 4, sizeof displacement);
+  const uint64_t target = entry.site - 2 + static_cast<uint64_t>(int64_t{displacement});
+  const auto moved = static_cast<int64_t>(target - (address + entry.length));
+  displacement = static_cast<int32_t>(moved);
+  std::memcpy(to + entry.length - 4, &displacement, sizeof displacement);
+  return displacement == moved;
+}
+
 void Trampolines::write(const Zone& zone, uint32_t index, const Entry& entry) {
   uint64_t address = zone.range.start.value() + index * kEntrySize;
+  uint8_t moved[sizeof entry.bytes];
+  relocate(entry, address, moved);
   uint8_t* fast = control_.at<uint8_t>(zone.fast_file + index * kEntrySize);
   Code code(fast);
-  code.copy(entry.bytes, entry.length).bytes({0x48, 0x8d, 0x0d});  // lea site(%rip),%rcx
+  code.copy(moved, entry.length).bytes({0x48, 0x8d, 0x0d});  // lea site(%rip),%rcx
   uint64_t after_lea = address + entry.length + 7;
   code.value(static_cast<uint32_t>(entry.site - after_lea));
   code.bytes({0x49, 0xbb}).value(fast_entry_);  // movabs $fast_entry,%r11
   code.bytes({0x41, 0xff, 0xe3});               // jmp *%r11
   Code slow(control_.at<uint8_t>(zone.slow_file + index * kEntrySize));
-  slow.copy(entry.bytes, entry.length).bytes({0x0f, 0x05});
+  slow.copy(moved, entry.length).bytes({0x0f, 0x05});
   slow.bytes({0xff, 0x25, 0, 0, 0, 0}).value(entry.site);  // jmp *(%rip)
 }
 
@@ -88,7 +103,8 @@ PatchPlan Trampolines::plan(std::span<const uint8_t> text, abi::Addr text_start,
     if (target) break;
     uint64_t address = zone.range.start.value() + zone.used * kEntrySize;
     if ((zone.used + 1) * kEntrySize > zone.range.length()) continue;
-    if (!reaches(start, address) || !reaches(address, entry.site)) continue;
+    uint8_t moved[sizeof entry.bytes];
+    if (!reaches(start, address) || !reaches(address, entry.site) || !relocate(entry, address, moved)) continue;
     write(zone, zone.used++, entry);
     entries_[address] = entry;
     by_site_.emplace(entry.site, address);

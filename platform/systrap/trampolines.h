@@ -55,6 +55,7 @@ class Trampolines {
   };
   static constexpr uint64_t kEntrySize = 64;
 
+  static bool relocate(const Entry& entry, uint64_t address, uint8_t* to);
   void write(const Zone& zone, uint32_t index, const Entry& entry);
 
   ControlMemory& control_;

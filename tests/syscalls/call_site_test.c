@@ -36,6 +36,36 @@ TEST(every_kind_of_site_answers) {
     }
 }
 
+// An argument is set up last, as glibc does; enough code before it to be sure of it.
+#define PRELUDE "push %rbx\npush %rbp\nmov %rdi, %rbx\nmov %rsi, %rbp\nxor %r10d, %r10d\nadd $1, %r10\nmov %rsp, %r9\nlea -64(%rsp), %r8\n" \
+                "mov %rbx, %r11\nxor %ecx, %ecx\nadd $8, %rcx\nmov %rcx, %r10\n"
+__asm__(".section .rodata\n.p2align 4\nsite_mask: .quad 0x800\n.text\n");
+SITE(site_constant, PRELUDE "mov $257, %eax\nmov $-100, %edi", "pop %rbp\npop %rbx\nret\nmov %rax, %rax");
+SITE(site_rip, PRELUDE "xor %edx, %edx\nxor %edi, %edi\nmov $14, %eax\nmov %rbp, %rdx\nlea site_mask(%rip), %rsi", "pop %rbp\npop %rbx\nret\nmov %rax, %rax");
+SITE(site_vector, PRELUDE "mov $110, %eax\nmovq %rbx, %xmm0\nmovups %xmm0, 0x400(%rbp)", "pop %rbp\npop %rbx\nret\nmov %rax, %rax");
+
+TEST(arguments_that_are_set_up_last_arrive) {
+  sigset_t old, now;
+  EXPECT_EQ(sigprocmask(SIG_SETMASK, NULL, &old), 0);
+  char room[0x500] __attribute__((aligned(16)));
+  for (int i = 0; i < kTimes; i++) {
+    int fd = (int)site_constant(0, (long)"/dev/null", O_RDONLY, 0);
+    if (fd < 0) EXPECT_EQ(fd, 0);
+    EXPECT_EQ(close(fd), 0);
+    uint64_t before = ~0ull;
+    EXPECT_EQ(site_rip(0, (long)&before, 0, 0), 0);  // SIG_BLOCK 0x800
+    sigprocmask(SIG_SETMASK, NULL, &now);
+    EXPECT_EQ(sigismember(&now, 12), 1);
+    if (i > 0) EXPECT_EQ((before & 0x800) != 0, 1);
+    memset(room, 0, sizeof room);
+    EXPECT_EQ(site_vector(0x1234567890 + i, (long)room, 0, 0), getppid());
+    uint64_t stored;
+    memcpy(&stored, room + 0x400, sizeof stored);
+    EXPECT_EQ(stored, 0x1234567890 + (uint64_t)i);
+  }
+  sigprocmask(SIG_SETMASK, &old, NULL);
+}
+
 // The `syscall` lies half on one page and half on the next, as one of glibc's does.
 __asm__(".text\n.p2align 12\n.skip 4090\nsite_across:\nmov $110, %eax\nsyscall\nret\n.skip 64, 0xcc\n");
 long site_across(void);
