@@ -97,6 +97,15 @@ class Context {
   // Values that the stub may answer calls from in place (identity of the task, see InPlaceValues).
   virtual void set_in_place(const struct InPlaceValues& values) = 0;
 
+  // The guest's signal mask, so that a platform can change it in place (rt_sigprocmask) while in-place answers are on: what the
+  // guest has from the next resume() on. False: this platform does not, and neither of the other two is called.
+  virtual bool set_signal_mask(uint64_t mask) { (void)mask; return false; }
+  // What the guest has now; any thread, at any time. The guest's own word.
+  virtual uint64_t signal_mask() const { return 0; }
+  // Held: the sentry must see the guest's changes of the mask. Any thread, at any time; who holds and then reads
+  // signal_mask() either sees a change or gets the call that makes it.
+  virtual void hold_signal_mask(bool held) { (void)held; }
+
   // How much of the time between the last resume() and its event, both in ticks of the time-stamp counter, the guest ran:
   // without what waking host threads took. A hint, which a hostile guest can choose.
   virtual uint64_t guest_ticks(uint64_t resumed, uint64_t stopped) const { return stopped - resumed; }

@@ -106,6 +106,17 @@ void SystrapContext::condemn() {
   as_.kill_if_condemned();
 }
 
+bool SystrapContext::set_signal_mask(uint64_t mask) {
+  __atomic_store_n(&thread_.slot->in_place.mask, mask, __ATOMIC_SEQ_CST);
+  return true;
+}
+
+uint64_t SystrapContext::signal_mask() const { return __atomic_load_n(&thread_.slot->in_place.mask, __ATOMIC_SEQ_CST); }
+
+void SystrapContext::hold_signal_mask(bool held) {
+  __atomic_store_n(&thread_.slot->in_place.mask_held, held ? 1 : 0, __ATOMIC_SEQ_CST);
+}
+
 void SystrapContext::set_in_place(const InPlaceValues& v) {
   InPlaceSlot& to = thread_.slot->in_place;
   poke(to.pid, v.pid);

@@ -98,6 +98,9 @@ class SystrapContext final : public Context {
   void clear_interrupt() override { interrupt_.store(false); }
   void condemn() override;
   void set_in_place(const InPlaceValues& values) override;
+  bool set_signal_mask(uint64_t mask) override;
+  uint64_t signal_mask() const override;
+  void hold_signal_mask(bool held) override;
   uint64_t guest_ticks(uint64_t resumed, uint64_t stopped) const override;
 
  private:

@@ -80,6 +80,7 @@ void switch_memory(Task& task, Program& program, std::unique_ptr<platform::Conte
   {
     base::MutexLock lock(group.signal_mu);
     old_context = std::exchange(task.priv().context, std::move(context));
+    task.priv().shown_mask = ~uint64_t{0};  // the new one has none yet
   }
   Scheduler::forget_guest();
   old_context.reset();

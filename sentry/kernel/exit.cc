@@ -257,7 +257,7 @@ void leave_tables_locked(Task& task, Ending& end) REQUIRES(task.thread_group().s
     // What was meant for this thread goes to another one.
     for (Task* t : group.threads) {
       t->thread_group().signal_mu.assert_held();
-      if ((group.shared.set & ~t->priv().blocked).bits != 0) kick_locked(*t);
+      if ((group.shared.set & ~live_mask_locked(*t)).bits != 0) kick_locked(*t);
     }
     if (leader) group.exit_status = p.exit_status;
     if (group.exiting) group.exit_status = group.group_exit_status;

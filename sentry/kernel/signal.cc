@@ -88,6 +88,33 @@ void SignalQueue::remove(SigSet signals) {
   std::erase_if(queued, [&](const SigInfo& i) { return signals.has(i.signo); });
 }
 
+SigSet live_mask_locked(const Task& task) {
+  const Task::Private& p = task.priv();
+  if (p.in_guest.load(std::memory_order_seq_cst) && p.mask_in_place && p.context)
+    return SigSet{p.context->signal_mask()} & ~abi::kUnblockableSignals;
+  return p.blocked;
+}
+
+void show_mask(Task& task) {
+  Task::Private& p = task.priv();
+  ThreadGroup& group = task.thread_group();
+  base::MutexLock lock(group.signal_mu);
+  p.shown_mask = p.blocked.bits;
+  p.mask_in_place = p.context->set_signal_mask(p.blocked.bits);
+  const bool pending = (p.pending.set | group.shared.set).bits != 0;
+  p.mask_held.store(pending, std::memory_order_seq_cst);
+  if (p.mask_in_place) p.context->hold_signal_mask(pending);
+}
+
+void take_mask(Task& task) {
+  Task::Private& p = task.priv();
+  const uint64_t mask = (SigSet{p.context->signal_mask()} & ~abi::kUnblockableSignals).bits;
+  if (mask == p.shown_mask) return;
+  base::MutexLock lock(task.thread_group().signal_mu);
+  p.shown_mask = mask;
+  p.blocked = SigSet{mask};
+}
+
 namespace {
 
 void count_queued_locked(ThreadGroup& group) REQUIRES(group.signal_mu) {
@@ -99,7 +126,18 @@ void count_queued_locked(ThreadGroup& group) REQUIRES(group.signal_mu) {
 bool wants(const Task& task, int32_t signo) {
   const Task::Private& p = task.priv();
   if (p.killed.load(std::memory_order_relaxed)) return false;
-  return !p.blocked.has(signo) || p.waiting_for.has(signo);
+  return !live_mask_locked(task).has(signo) || p.waiting_for.has(signo);
+}
+
+// From now on changes of their signal masks come to us.
+void hold_masks_locked(ThreadGroup& group, Task* only) REQUIRES(group.signal_mu) {
+  const auto hold = [](Task& t) {
+    Task::Private& p = t.priv();
+    p.mask_held.store(true, std::memory_order_seq_cst);
+    if (p.context && p.mask_in_place) p.context->hold_signal_mask(true);
+  };
+  if (only) return hold(*only);
+  for (Task* t : group.threads) hold(*t);
 }
 
 bool is_ignored_locked(ThreadGroup& group, const Task* target, int32_t signo, SignalForce force) REQUIRES(group.signal_mu) {
@@ -107,7 +145,7 @@ bool is_ignored_locked(ThreadGroup& group, const Task* target, int32_t signo, Si
   const SigAction action = group.handlers->get(signo);
   const bool kernel_only = signo == abi::kSIGKILL || signo == abi::kSIGSTOP;
   if (group.unkillable && action.handler == abi::kSIG_DFL && !(force == SignalForce::kYes && kernel_only)) return true;
-  if (t && (t->priv().blocked.has(signo) || t->priv().waiting_for.has(signo))) return false;
+  if (t && (live_mask_locked(*t).has(signo) || t->priv().waiting_for.has(signo))) return false;
   if (action.handler == abi::kSIG_IGN) return true;
   if (action.handler != abi::kSIG_DFL) return false;
   const DefaultAction d = default_action(signo);
@@ -157,7 +195,7 @@ void recalculate_pending_locked(Task& task) {
   Task::Private& p = task.priv();
   ThreadGroup& g = task.thread_group();
   g.signal_mu.assert_held();
-  const SigSet deliverable = (p.pending.set | g.shared.set) & ~p.blocked;
+  const SigSet deliverable = (p.pending.set | g.shared.set) & ~live_mask_locked(task);
   const bool pending = deliverable.bits != 0 || g.exiting || g.stopping || g.frozen || g.notify_continued ||
                        p.killed.load(std::memory_order_relaxed) || (g.exec_task && g.exec_task != &task);
   p.signal_pending.store(pending, std::memory_order_seq_cst);
@@ -230,11 +268,12 @@ Result<void> send_signal(ThreadGroup& group, Task* thread, const SigInfo& info, 
   }
   SignalQueue& queue = thread ? thread->priv().pending : group.shared;
   const bool fresh = TRY(enqueue_locked(group, queue, info));
+  hold_masks_locked(group, thread);
   group.signal_queue().notify(vfs::kPollIn);
   if (!fresh) return {};
   Task* target = thread ? (wants(*thread, signo) ? thread : nullptr) : pick_thread_locked(group, signo);
   if (!target) return {};
-  if (target->priv().blocked.has(signo)) {
+  if (live_mask_locked(*target).has(signo)) {
     target->priv().fiber->wake();  // in sigtimedwait(2)
   } else {
     target->thread_group().signal_mu.assert_held();

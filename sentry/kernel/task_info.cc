@@ -15,7 +15,7 @@ TaskInfo task_info(Task& task) {
   {
     base::MutexLock lock(task.thread_group().signal_mu);
     info.pending = p.pending.set;
-    info.blocked = p.blocked;
+    info.blocked = live_mask_locked(task);
   }
   info.user_ns = ticks_to_ns(p.user_ticks.load(std::memory_order_relaxed));
   info.system_ns = ticks_to_ns(p.system_ticks.load(std::memory_order_relaxed));

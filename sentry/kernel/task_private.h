@@ -54,7 +54,10 @@ struct Task::Private final : public vfs::OpContext::Waker {
 
   // --- signals: group.signal_mu (`blocked` is also read by the task itself without) ---
   SignalQueue pending;
-  abi::SigSet blocked;
+  abi::SigSet blocked;  // while the guest runs: see live_mask_locked()
+  bool mask_in_place = false;           // the platform lets the guest change it
+  std::atomic<bool> mask_held{false};   // ... but not now, as something is pending
+  uint64_t shown_mask = ~uint64_t{0};   // TASK_ONLY: what the platform has of it, for all that we know
   abi::SigSet waiting_for;  // sigtimedwait(2): wakes for these although they are blocked
   bool stop_counted = false;
   std::optional<abi::SigSet> saved_mask;  // TASK_ONLY: set_temporary_mask()
@@ -110,6 +113,12 @@ base::Result<std::span<uint8_t>> fetch_xstate(Task& task);
 // All threads die with this status (exit_group, fatal signals). The caller still has to leave by itself.
 void begin_group_exit(ThreadGroup& group, int32_t wait_status);
 // Recomputes signal_pending after a change of the mask or queues.
+// The signal mask of a task, which the guest may be changing while it runs (platform::Context::signal_mask()). group.signal_mu;
+// who is about to rely on it for a signal holds the mask first.
+abi::SigSet live_mask_locked(const Task& task);
+// The task itself, before it enters the guest and after: tells the platform the mask, and takes over what the guest made of it.
+void show_mask(Task& task);
+void take_mask(Task& task);
 void recalculate_pending_locked(Task& task) REQUIRES(task.thread_group().signal_mu);
 void kick_locked(Task& task) REQUIRES(task.thread_group().signal_mu);
 // May `sender` signal `target`: kill(2)'s rules.

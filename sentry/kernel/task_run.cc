@@ -88,7 +88,8 @@ platform::Event run_guest(Task& task, ResumeMode mode) {
   p.guest_since.store(p.last_tick, std::memory_order_relaxed);
   const uint64_t parked = p.fiber->take_parked();
   const Scheduler::GuestRun run = task.kernel().scheduler().run_guest(*p.context, mode);
-  p.in_guest.store(false, std::memory_order_relaxed);
+  if (p.mask_in_place) take_mask(task);
+  p.in_guest.store(false, std::memory_order_release);
   const uint64_t answered = run.resumed - p.stopped_at, ran = run.stopped - run.resumed;
   base::stats::record_round(p.answering, answered - std::min(answered, parked), parked, ran - run.handed_off, run.handed_off);
   p.answering = timed_as(run.event, *p.context);
@@ -229,6 +230,7 @@ void task_main(Task& task) {
   ResumeMode mode = ResumeMode::kFull;
   bool alive = true;
   while (alive) {
+    if (p.blocked.bits != p.shown_mask || p.mask_held.load(std::memory_order_relaxed)) show_mask(task);
     // Announce first, then look: see signal.cc.
     p.in_guest.store(true, std::memory_order_seq_cst);
     if (p.signal_pending.load(std::memory_order_seq_cst)) [[unlikely]] {

@@ -87,6 +87,83 @@ TEST(mask_blocks_and_pends) {
   OK(sigprocmask(SIG_SETMASK, &old, NULL));
   EXPECT_EQ(kit_signals[SIGUSR1], 1);  // ordinary signals do not queue
 }
+TEST(mask_may_overlap_its_old_value) {
+  sigset_t both = set_of(SIGUSR1, 0), now;
+  OK(syscall(SYS_rt_sigprocmask, SIG_BLOCK, &both, &both, 8));
+  EXPECT_EQ(sigismember(&both, SIGUSR1), 0);
+  sigfillset(&both);
+  OK(syscall(SYS_rt_sigprocmask, SIG_SETMASK, &both, NULL, 8));
+  OK(syscall(SYS_rt_sigprocmask, SIG_BLOCK, NULL, &now, 8));
+  EXPECT_EQ(sigismember(&now, SIGKILL), 0);
+  EXPECT_EQ(sigismember(&now, SIGSTOP), 0);
+  EXPECT_EQ(sigismember(&now, SIGUSR1), 1);
+}
+TEST(mask_is_in_proc_and_passed_on) {
+  sigset_t s = set_of(SIGUSR1, SIGUSR2);
+  char line[4096];
+  // Often enough that a call site that was rewritten is used.
+  for (int i = 0; i < 100; i++) {
+    OK(syscall(SYS_rt_sigprocmask, SIG_BLOCK, &s, NULL, 8));
+    OK(syscall(SYS_rt_sigprocmask, SIG_UNBLOCK, &s, NULL, 8));
+  }
+  OK(syscall(SYS_rt_sigprocmask, SIG_BLOCK, &s, NULL, 8));
+  pid_t child = fork();
+  if (child == 0) {
+    sigset_t now;
+    syscall(SYS_rt_sigprocmask, SIG_BLOCK, NULL, &now, 8);
+    _exit(sigismember(&now, SIGUSR1) && sigismember(&now, SIGUSR2) && !sigismember(&now, SIGTERM) ? 0 : 1);
+  }
+  int status = -1;
+  EXPECT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
+  FILE *f = fopen("/proc/self/status", "r");
+  unsigned long blocked = 0;
+  while (fgets(line, sizeof line, f)) sscanf(line, "SigBlk: %lx", &blocked);
+  fclose(f);
+  EXPECT_EQ(blocked, 1ul << (SIGUSR1 - 1) | 1ul << (SIGUSR2 - 1));
+}
+static volatile int toggling = 1, handled_blocked;
+static volatile unsigned handled_count, may_run;
+static void count_while_open(int s) {
+  (void)s;
+  handled_count++;
+  if (!may_run) handled_blocked = 1;
+}
+static void *toggle_mask(void *tid) {
+  sigset_t s = set_of(SIGUSR1, 0);
+  *(volatile pid_t *)tid = (pid_t)syscall(SYS_gettid);
+  while (toggling) {
+    may_run = 1;
+    pthread_sigmask(SIG_UNBLOCK, &s, NULL);
+    pthread_sigmask(SIG_BLOCK, &s, NULL);
+    may_run = 0;
+    for (volatile int i = 0; i < 50; i++) {}
+  }
+  may_run = 1;
+  pthread_sigmask(SIG_UNBLOCK, &s, NULL);
+  return NULL;
+}
+// One thread blocks and unblocks a signal all the time while another sends it: it never runs while blocked, and none is lost.
+TEST(mask_changes_race_with_signals) {
+  enum { kSignals = 3000 };
+  signal(SIGUSR1, count_while_open);
+  sigset_t s = set_of(SIGUSR1, 0);
+  pthread_sigmask(SIG_BLOCK, &s, NULL);
+  volatile pid_t tid = 0;
+  pthread_t t;
+  ASSERT_EQ(pthread_create(&t, NULL, toggle_mask, (void *)&tid), 0);
+  while (!tid) sched_yield();
+  for (int i = 0; i < kSignals; i++) {
+    const unsigned before = handled_count;
+    if (i % 2) OK(syscall(SYS_tgkill, getpid(), tid, SIGUSR1));
+    else OK(kill(getpid(), SIGUSR1));
+    while (handled_count == before) sched_yield();
+  }
+  toggling = 0;
+  pthread_join(t, NULL);
+  EXPECT_EQ(handled_count, kSignals);
+  EXPECT_EQ(handled_blocked, 0);
+}
 TEST(mask_errors) {
   sigset_t s;
   sigfillset(&s);

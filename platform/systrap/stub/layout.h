@@ -95,10 +95,12 @@ struct InPlaceSlot {
   uint32_t enabled;
   int32_t pid, tid, ppid;
   uint32_t uid, euid, gid, egid;
+  uint32_t mask_held;  // changes of the signal mask go to the sentry
+  uint64_t mask;       // signal mask of the guest; the stub writes it too
 };
 
 // The calls that a stub answers, for counting them. Index 0 counts those that are not listed.
-inline constexpr uint8_t kInPlaceCalls[] = {0, 24, 39, 102, 104, 107, 108, 186, 202, 228};
+inline constexpr uint8_t kInPlaceCalls[] = {0, 14, 24, 39, 102, 104, 107, 108, 186, 202, 228};
 struct InPlaceIndex {
   uint8_t of[256] = {};
   constexpr InPlaceIndex() {

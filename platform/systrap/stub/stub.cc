@@ -261,6 +261,41 @@ bool clock_in_place(Slot* slot, SlotMode mode, int64_t& result) {
   return true;
 }
 
+// rt_sigprocmask(2), unless something is pending that the sentry must compare with the new mask. The sentry holds
+// the mask before it reads it; we store the new one before we look whether it is held.
+bool sigmask_in_place(Slot* slot, SlotMode mode, int64_t& result) {
+  constexpr uint64_t kUnblockable = 1 << 8 | 1 << 18;  // SIGKILL, SIGSTOP
+  const StubRegisters& r = slot->regs;
+  InPlaceSlot& v = slot->in_place;
+  const uint64_t set = r.rsi, old = r.rdx;
+  if (mode != kModeFast || r.r10 != 8 || set >> 47 || old >> 47 || load(&v.mask_held) != 0) return false;
+  const auto copy = [](uint64_t to, uint64_t from) -> long {
+    *reinterpret_cast<volatile uint64_t*>(to) = *reinterpret_cast<const volatile uint64_t*>(from);
+    return 0;
+  };
+  const uint64_t before = v.mask;
+  uint64_t after = before;
+  if (set != 0) {
+    uint64_t given;
+    if (guarded(copy, addr(&given), set, slot) != 0) return false;
+    switch (static_cast<uint32_t>(r.rdi)) {
+      case 0: after |= given; break;
+      case 1: after &= ~given; break;
+      case 2: after = given; break;
+      default: return false;
+    }
+    after &= ~kUnblockable;
+    __atomic_store_n(&v.mask, after, __ATOMIC_SEQ_CST);
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+  }
+  if ((set != 0 && load(&v.mask_held) != 0) || (old != 0 && guarded(copy, old, addr(&before), slot) != 0)) {
+    __atomic_store_n(&v.mask, before, __ATOMIC_SEQ_CST);
+    return false;
+  }
+  result = 0;
+  return true;
+}
+
 bool in_place(Slot* slot, SlotMode mode) {
   const InPlaceSlot& v = slot->in_place;
   if (!v.enabled) return false;
@@ -269,6 +304,9 @@ bool in_place(Slot* slot, SlotMode mode) {
   switch (number) {
     case 202:
       if (!futex_in_place(slot, mode, result)) return false;
+      break;
+    case 14:
+      if (!sigmask_in_place(slot, mode, result)) return false;
       break;
     case 228:
       if (!clock_in_place(slot, mode, result)) return false;
