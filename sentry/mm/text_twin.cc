@@ -94,6 +94,7 @@ void TextPatches::replace_granule(const Run& granule, memory::FileRange pages, u
     const Twin whole = *old;
     twins_.erase(whole.end);
     const auto part = [&](uint64_t start, uint64_t end) {
+      mu_.assert_held();
       const uint64_t lo = std::max(start, whole.start), hi = std::min(end, whole.end);
       if (lo >= hi) return;
       Twin t{lo, hi, {whole.pages.offset + (lo - whole.start), hi - lo}, version, {}};
