@@ -105,7 +105,8 @@ class FakeSentry {
     if (method == "signal") {
       if (!processes_.contains(pid) || processes_[pid].exited) return fail(fd, "no such process", ESRCH);
       ok(fd, Json::object());
-      return end(pid, params.value("signo", 9));
+      const int signo = params.value("signo", 9);
+      return signo == 0 ? void() : end(pid, signo);
     }
     if (method == "wait") {
       if (!processes_.contains(pid)) return fail(fd, "no such process", ESRCH);
