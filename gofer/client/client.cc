@@ -14,6 +14,7 @@
 #include "base/host/host_wait.h"
 #include "base/log/log.h"
 #include "base/stats/stats.h"
+#include "base/trace/trace.h"
 #include "gofer/proto/packed_list.h"
 
 namespace gofer {
@@ -199,8 +200,17 @@ bool Client::deliver_locked(size_t size, std::vector<base::UniqueFd> fds, Donati
   if (it == pending_.end()) return false;
   Completion* completion = it->second.completion;
   base::stats::count(base::stats::Counter::kGoferReceives);
-  base::stats::record(static_cast<base::stats::Timed>(base::stats::kTimedGofer + static_cast<uint16_t>(it->second.op)),
-                      __rdtsc() - it->second.sent_at);
+  const auto what = static_cast<base::stats::Timed>(base::stats::kTimedGofer + static_cast<uint16_t>(it->second.op));
+  const uint64_t sent_at = it->second.sent_at, now = __rdtsc();
+  base::stats::record(what, now - sent_at);
+  if (base::trace::is_on()) {
+    base::trace::Event e;
+    e.kind = base::trace::Kind::kGofer;
+    e.start = sent_at;
+    e.end = now;
+    e.what = what;
+    base::trace::add(e);
+  }
   pending_.erase(it);
   if (donation == Donation::kLost) {
     completion->complete(base::err(kENFILE));

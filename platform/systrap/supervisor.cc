@@ -15,8 +15,10 @@
 #include <sys/syscall.h>
 #include <sys/utsname.h>
 #include <sys/wait.h>
+#include <x86intrin.h>
 
 #include "base/log/log.h"
+#include "base/trace/trace.h"
 #include "base/stats/stats.h"
 
 #ifndef SECCOMP_IOCTL_NOTIF_SET_FLAGS  // Linux 6.6
@@ -121,6 +123,7 @@ bool Supervisor::answer_one() {
   seccomp_notif request;
   std::memset(&request, 0, sizeof request);
   if (ioctl(listener_.get(), SECCOMP_IOCTL_NOTIF_RECV, &request) < 0) return false;
+  const uint64_t asked_at = base::trace::is_on() ? __rdtsc() : 0;
   uint64_t args[6];
   for (int i = 0; i < 6; ++i) args[i] = request.data.args[i];
   seccomp_notif_resp response;
@@ -130,6 +133,15 @@ bool Supervisor::answer_one() {
   if (response.error == 0) response.flags = SECCOMP_USER_NOTIF_FLAG_CONTINUE;
   base::stats::count(response.error == 0 ? base::stats::Counter::kApprovals : base::stats::Counter::kRefusals);
   ioctl(listener_.get(), SECCOMP_IOCTL_NOTIF_SEND, &response);
+  if (asked_at != 0) [[unlikely]] {
+    base::trace::Event e;
+    e.kind = base::trace::Kind::kApproval;
+    e.start = asked_at;
+    e.end = __rdtsc();
+    e.what = static_cast<uint16_t>(request.data.nr);
+    e.tid = static_cast<int32_t>(request.pid);
+    base::trace::add(e);
+  }
   return true;
 }
 

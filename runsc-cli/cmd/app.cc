@@ -38,6 +38,7 @@ struct Line {
   EventsOptions events;
   UpdateOptions update;
   DebugOptions debug;
+  TraceOptions trace;
   std::string id;
   // Flags of other runtimes that callers pass and that mean nothing here.
   std::string ignored_text;
@@ -59,6 +60,7 @@ void add_global(CLI::App& app, Line& line) {
   app.add_option("--overlay", g.overlay, "where writes to the root go: memory or none (through to the host)")
       ->check(CLI::IsMember({"memory", "none"}));
   app.add_option("--stats", g.stats, "of run and do: where to write at the end what took the time: a file (JSON), - for a table on stderr");
+  app.add_option("--trace", g.trace, "of run and do: file that gets a timeline for ui.perfetto.dev at the end");
   app.add_flag("--strace", g.strace, "log every guest system call to the debug log");
   app.add_flag("--systemd-cgroup", g.systemd_cgroup, "cgroupsPath is slice:prefix:name");
   app.add_option("--rootless", line.ignored_text, "accepted, without effect");
@@ -84,6 +86,7 @@ void add_lifecycle(CLI::App& app, Line& line) {
   add_create_flags(*run, line);
   run->add_flag("-d,--detach", line.create.detach, "leave it running in the background");
   run->add_option("--stats", line.global.stats, "file (JSON) or -: what took the time, at the end");
+  run->add_option("--trace", line.global.trace, "file: a timeline for ui.perfetto.dev, at the end");
   run->add_flag("--keep", line.create.keep, "do not delete it when it ends");
   run->add_flag("--no-subreaper", line.ignored_flag, "accepted, without effect");
   run->callback([&] { line.run = [&] { return cmd_run(line.global, line.create); }; });
@@ -158,6 +161,7 @@ void add_do(CLI::App& app, Line& line) {
   sub->add_option("-e,--env", o.env, "NAME=value")->take_all()->allow_extra_args(false);
   sub->add_option("--tty", o.tty, "auto or never")->check(CLI::IsMember({"auto", "never"}));
   sub->add_option("--stats", line.global.stats, "file (JSON) or -: what took the time, at the end");
+  sub->add_option("--trace", line.global.trace, "file: a timeline for ui.perfetto.dev, at the end");
   sub->add_flag("-q,--quiet", o.quiet, "no messages but errors");
   sub->prefix_command();
   sub->callback([&line, sub] {
@@ -199,6 +203,12 @@ void add_inspection(CLI::App& app, Line& line) {
   events->add_option("--interval", line.events.interval_sec, "seconds")->check(CLI::Range(1, 86400));
   events->add_option("id", line.events.id, "container")->required();
   events->callback([&] { line.run = [&] { return cmd_events(line.global, line.events); }; });
+
+  CLI::App* trace = app.add_subcommand("trace", "record what a sandbox does, as a timeline for ui.perfetto.dev");
+  trace->add_option("--duration", line.trace.seconds, "seconds; Ctrl-C ends it earlier")->check(CLI::Range(0.001, 3600.0));
+  trace->add_option("-o,--output", line.trace.output, "file to write")->required();
+  trace->add_option("id", line.trace.id, "container")->required();
+  trace->callback([&] { line.run = [&] { return cmd_trace(line.global, line.trace); }; });
 
   CLI::App* debug = app.add_subcommand("debug", "look into a sandbox");
   debug->add_flag("--posture", line.debug.posture, "what each of its processes may do on the host");
@@ -273,7 +283,7 @@ int run_command(CLI::App& app, Line& line) {
 // `do [flags] -- CMD`: CLI11 would leave the subcommand at the mark and look for CMD among the global arguments, so the mark goes.
 // A later one belongs to CMD, which starts at the first word that is neither a flag nor a flag's value.
 int drop_command_mark(int argc, char** argv) {
-  constexpr std::string_view kWithValue[] = {"--root", "--cwd", "-v", "--volume", "-e", "--env", "--tty", "--stats"};
+  constexpr std::string_view kWithValue[] = {"--root", "--cwd", "-v", "--volume", "-e", "--env", "--tty", "--stats", "--trace"};
   int at = 1;
   while (at < argc && std::string_view(argv[at]) != "do") ++at;
   for (++at; at < argc && argv[at][0] == '-'; ++at) {

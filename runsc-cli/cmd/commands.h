@@ -94,6 +94,12 @@ struct DebugOptions {
 };
 CommandResult cmd_debug(const Global& global, const DebugOptions& options);
 
+struct TraceOptions {
+  std::string id, output;
+  double seconds = 5;
+};
+CommandResult cmd_trace(const Global& global, const TraceOptions& options);
+
 // A container that exists, and is alive for commands that need it.
 base::HostResult<ContainerDir> find_container(const Global& global, const std::string& id);
 base::HostResult<State> load_live(const ContainerDir& dir);

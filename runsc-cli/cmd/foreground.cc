@@ -9,6 +9,7 @@
 
 #include "base/log/log.h"
 #include "runsc-cli/cmd/stats_table.h"
+#include "runsc-cli/cmd/trace.h"
 #include "runsc-cli/container/attend.h"
 #include "runsc-cli/sandbox/console.h"
 
@@ -21,6 +22,8 @@ constexpr int kEndPatienceMs = 10'000;
 CommandResult run_in_foreground(ContainerDir& dir, CreateRequest& request, Keep keep) {
   StatsOutput stats = TRY(StatsOutput::create(request.global->stats));
   request.stats_fd = stats.sink();
+  TraceOutput trace = TRY(TraceOutput::create(request.global->trace));
+  request.trace_fd = trace.sink();
   hold_signals();
   RawTerminal raw(request.terminal);  // before the guest's first output
   base::HostResult<Created> created = create_container(dir, request);
@@ -40,6 +43,7 @@ CommandResult run_in_foreground(ContainerDir& dir, CreateRequest& request, Keep 
   while (waitpid(created->pid, nullptr, 0) < 0 && errno == EINTR) {
   }
   // The exit status is the guest's all the same.
+  if (auto written = trace.write(); !written) dprintf(2, "runsc: %s\n", written.error().message.c_str());
   if (auto written = stats.write(dir.id()); !written) dprintf(2, "runsc: %s\n", written.error().message.c_str());
   return code;
 }

@@ -21,6 +21,7 @@ CommandResult cmd_run(const Global& global, const CreateOptions& options) {
   if (options.detach && request.spec.container.process.terminal && options.console_socket.empty())
     return HostErr(HostError::plain("cannot allocate tty if runsc will detach without setting console socket"));
   if (detach && !global.stats.empty()) return HostErr(HostError::plain("--stats: only for containers in the foreground; for others: runsc events --stats ID"));
+  if (detach && !global.trace.empty()) return HostErr(HostError::plain("--trace: only for containers in the foreground; for others: runsc trace ID"));
   if (detach) {
     TRY(create_container(dir, request));
     return 0;

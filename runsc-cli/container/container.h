@@ -14,7 +14,7 @@
 namespace cli {
 
 struct Global {
-  std::string root, log, log_format = "text", debug_log, stats, platform = "systrap", network = "none", overlay = "memory";
+  std::string root, log, log_format = "text", debug_log, stats, trace, platform = "systrap", network = "none", overlay = "memory";
   bool debug = false, ignore_cgroups = false, strace = false, systemd_cgroup = false;
   abi::oci::RootOverlay root_overlay() const {
     return overlay == "none" ? abi::oci::RootOverlay::kNone : abi::oci::RootOverlay::kMemory;
@@ -29,7 +29,7 @@ struct CreateRequest {
   std::string pid_file, console_socket;
   int terminal = -1;             // the user's own terminal, for a foreground run with process.terminal
   StartNow start = StartNow::kNo;  // create and start under one lock
-  int stats_fd = -1;               // gets the statistics when it ends
+  int stats_fd = -1, trace_fd = -1;  // get the statistics and the timeline when it ends
 };
 
 struct Created {

@@ -150,8 +150,10 @@ class Creation {
     client_.emplace(TRY(dir_.connect()));
     client_->set_timeout(kPatience);
     if (request_.stats_fd >= 0) fds.push_back(request_.stats_fd);
-    std::string params = fmt::format("{{\"container\":{},\"gofer_trees\":{},\"stats\":{}}}",
-                                     sentry::control::encode_container(spec_.container), spec_.trees.size(), request_.stats_fd >= 0);
+    if (request_.trace_fd >= 0) fds.push_back(request_.trace_fd);
+    std::string params = fmt::format("{{\"container\":{},\"gofer_trees\":{},\"stats\":{},\"trace\":{}}}",
+                                     sentry::control::encode_container(spec_.container), spec_.trees.size(), request_.stats_fd >= 0,
+                                     request_.trace_fd >= 0);
     if (params.size() > sentry::control::kMaxMessage - 256)
       return HostErr(HostError::plain("config.json: is too large for the sandbox"));
     HostResult<std::string> reply = client_->call("create", params, fds);

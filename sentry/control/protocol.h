@@ -29,6 +29,8 @@
 //                                                last one the sentry exits
 //   pause    {id} -> {}      resume {id} -> {}
 //   stats    {id} -> {cpu, memory, pids, runsc}  runc's statistics, and counters of our own: docs/observability.md
+//   trace    {id, on: true} -> {}                begins a timeline of the sandbox
+//            {id, on: false} -> {}               fds: [file]; ends it and writes it there: Chrome's trace events
 //   stacks   {} -> {text}                        every task: state, what it waits for, for `runsc debug`
 //   version  {} -> {protocol: 1}
 #pragma once

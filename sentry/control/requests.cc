@@ -12,6 +12,7 @@
 #include "base/log/log.h"
 #include "sentry/control/protocol.h"
 #include "sentry/control/stats_report.h"
+#include "sentry/control/trace_report.h"
 #include "sentry/kernel/thread_group.h"
 
 namespace sentry::control {
@@ -36,7 +37,7 @@ struct ContainerRecord {
   abi::oci::Container config;
   base::RefPtr<kernel::Container> container;
   ContainerFactory::Stdio stdio;
-  base::UniqueFd stats;  // where its statistics go when init has exited
+  base::UniqueFd stats, trace;  // where its statistics and its timeline go when init has exited
   Status status = Status::kCreated;
   bool held = false;  // init is loaded and waits for `start`
   int32_t init_pid = 0;
@@ -136,6 +137,7 @@ struct Requests::Impl {
   Outcome<Json> pause(Request&, const Json&);
   Outcome<Json> resume(Request&, const Json&);
   Outcome<Json> stats(Request&, const Json&);
+  Outcome<Json> trace(Request&, const Json&);
   Outcome<Json> stacks(Request&, const Json&);
   Outcome<Json> version(Request&, const Json&);
   void wait(const std::shared_ptr<Request>& request, const Json& params);
@@ -146,7 +148,7 @@ const std::map<std::string_view, Requests::Impl::Method>& Requests::Impl::method
       {"create", &Impl::create}, {"prepare", &Impl::prepare}, {"start", &Impl::start},     {"exec", &Impl::exec},     {"signal", &Impl::signal},
       {"ps", &Impl::ps},         {"resize", &Impl::resize},   {"state", &Impl::state},   {"destroy", &Impl::destroy},
       {"pause", &Impl::pause},   {"resume", &Impl::resume},   {"stats", &Impl::stats},   {"stacks", &Impl::stacks},
-      {"version", &Impl::version},
+      {"version", &Impl::version}, {"trace", &Impl::trace},
   };
   return table;
 }
@@ -186,11 +188,16 @@ Outcome<Json> Requests::Impl::create(Request& request, const Json& params) {
     if (find_locked(config->id)) return fail(fmt::format("container {} exists already", config->id));
   }
   std::vector<base::UniqueFd>& fds = request.fds();
-  const bool with_stats = get_bool(params, "stats");
-  const size_t wanted = (config->process.terminal ? 2 : 4) + (with_stats ? 1 : 0);
+  const bool with_stats = get_bool(params, "stats"), with_trace = get_bool(params, "trace");
+  const size_t wanted = (config->process.terminal ? 2u : 4u) + (with_stats ? 1 : 0) + (with_trace ? 1 : 0);
   if (fds.size() != wanted) return fail(fmt::format("{} descriptors came with create, {} are wanted", fds.size(), wanted));
-  base::UniqueFd gofer = std::move(fds[0]), stats;
+  base::UniqueFd gofer = std::move(fds[0]), stats, trace;
   fds.erase(fds.begin());
+  if (with_trace) {
+    trace = std::move(fds.back());
+    fds.pop_back();
+    base::trace::start(kTraceEvents);
+  }
   if (with_stats) {
     stats = std::move(fds.back());
     fds.pop_back();
@@ -203,6 +210,7 @@ Outcome<Json> Requests::Impl::create(Request& request, const Json& params) {
   record.container = std::move(*container);
   record.stdio = std::move(*stdio);
   record.stats = std::move(stats);
+  record.trace = std::move(trace);
   std::string id = config->id;
   record.config = std::move(*config);
   base::MutexLock lock(mu);
@@ -329,7 +337,7 @@ void Requests::Impl::watch_exit(const std::string& id, int32_t key, kernel::Thre
 void Requests::Impl::process_exited(const std::string& id, int32_t key, int32_t status) {
   std::vector<std::shared_ptr<Request>> waiters;
   base::RefPtr<kernel::ThreadGroup> dead;
-  base::UniqueFd stats;
+  base::UniqueFd stats, trace;
   base::RefPtr<kernel::Container> container;
   bool was_first_init = false;
   {
@@ -344,12 +352,14 @@ void Requests::Impl::process_exited(const std::string& id, int32_t key, int32_t 
     if (key == 0) {
       record->status = Status::kStopped;
       stats = std::move(record->stats);
+      trace = std::move(record->trace);
       container = record->container;
       was_first_init = id == first_container;
     }
   }
   // Before anybody hears that it has ended, and before the sandbox does.
   if (stats) write_all(stats.get(), dump(stats_report(kernel, *container, started_ns)));
+  if (trace) write_all(trace.get(), trace_report(base::trace::stop()));
   for (auto& waiter : waiters) waiter->reply_ok(fmt::format("{{\"status\":{}}}", status));
   if (was_first_init) on_init_exit(status);
 }
@@ -497,6 +507,20 @@ Outcome<Json> Requests::Impl::stats(Request&, const Json& params) {
   auto container = container_of(params);
   if (!container) return std::unexpected(container.error());
   return stats_report(kernel, **container, started_ns);
+}
+
+Outcome<Json> Requests::Impl::trace(Request& request, const Json& params) {
+  auto container = container_of(params);
+  if (!container) return std::unexpected(container.error());
+  if (get_bool(params, "on")) {
+    if (base::trace::is_on()) return fail("there is a trace of this sandbox under way already");
+    base::trace::start(kTraceEvents);
+    return Json::object();
+  }
+  if (request.fds().size() != 1) return fail("one descriptor is wanted with trace");
+  if (!base::trace::is_on()) return fail("there is no trace of this sandbox under way");
+  write_all(request.fds()[0].get(), trace_report(base::trace::stop()));
+  return Json::object();
 }
 
 Outcome<Json> Requests::Impl::stacks(Request&, const Json&) {

@@ -30,11 +30,15 @@ std::string call_name(uint64_t number) {
   return name ? name : fmt::format("call_{}", number);
 }
 
+}  // namespace
+
 std::string timed_name(Timed what) {
   if (what < base::stats::kTimedCallsEnd) return call_name(what);
   if (what >= base::stats::kTimedGofer) return gofer::op_name(static_cast<uint16_t>(what - base::stats::kTimedGofer));
   return what == base::stats::kTimedFault ? "page fault" : what == base::stats::kTimedException ? "exception" : "interrupt";
 }
+
+namespace {
 
 // Ticks below which `share` of the durations are, as exactly as the buckets tell.
 uint64_t percentile(const Histogram& h, double share) {

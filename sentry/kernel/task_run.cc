@@ -3,10 +3,12 @@
 #include <x86intrin.h>
 
 #include <algorithm>
+#include <cstring>
 
 #include <fmt/format.h>
 
 #include "base/log/log.h"
+#include "base/trace/trace.h"
 #include "sentry/kernel/kernel_impl.h"
 #include "sentry/kernel/task_private.h"
 
@@ -82,6 +84,28 @@ base::stats::Timed timed_as(const platform::Event& event, platform::Context& con
   }
 }
 
+// For the timeline: the answer to the last event, then the stretch of guest code that followed.
+void trace_round(Task& task, base::stats::Timed answered, uint64_t since, uint64_t parked, const Scheduler::GuestRun& run) {
+  base::trace::Event e;
+  e.pid = task.pid().value();
+  e.tid = task.tid().value();
+  const std::string name = task.comm();
+  memcpy(e.name, name.data(), std::min(name.size(), sizeof e.name));
+  if (answered != base::stats::kTimedNothing) {
+    e.kind = base::trace::Kind::kAnswer;
+    e.start = since;
+    e.end = run.resumed;
+    e.parked = parked;
+    e.what = answered;
+    base::trace::add(e);
+  }
+  e.kind = base::trace::Kind::kGuest;
+  e.start = run.resumed;
+  e.end = run.stopped;
+  e.parked = 0;
+  base::trace::add(e);
+}
+
 // One stretch of guest code. Time goes to the user's account while the guest has it.
 platform::Event run_guest(Task& task, ResumeMode mode) {
   Task::Private& p = task.priv();
@@ -92,6 +116,7 @@ platform::Event run_guest(Task& task, ResumeMode mode) {
   p.in_guest.store(false, std::memory_order_release);
   const uint64_t answered = run.resumed - p.stopped_at, ran = run.stopped - run.resumed;
   base::stats::record_round(p.answering, answered - std::min(answered, parked), parked, ran - run.handed_off, run.handed_off);
+  if (base::trace::is_on()) [[unlikely]] trace_round(task, p.answering, p.stopped_at, parked, run);
   p.answering = timed_as(run.event, *p.context);
   p.stopped_at = run.stopped;
   // Only this task writes these.

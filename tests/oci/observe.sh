@@ -66,8 +66,39 @@ has "debug --stats: a call" "$table" "openat"
 has "debug --stats: messages" "$table" "Walk"
 is "debug --stats: one screen" "$([ "$(echo "$table" | wc -l)" -le 50 ] && echo fits)" fits
 
+# --- trace
+cat >"$WORK/trace.py" <<'PY'
+import json, sys
+events = json.load(open(sys.argv[1]))["traceEvents"]
+assert any(e["name"] == sys.argv[2] and e["dur"] >= 0 for e in events if e["ph"] == "X"), "no " + sys.argv[2]
+tracks, opened = {}, set()
+for e in events:
+    if e["ph"] == "X": tracks.setdefault((e["pid"], e["tid"]), []).append((e["ts"], e["ts"] + e["dur"]))
+    elif e["ph"] == "b": opened.add(e["id"])
+    elif e["ph"] == "e": opened.remove(e["id"])
+    else: assert e["ph"] == "M" and e["args"]["name"], e
+for spans in tracks.values():
+    spans.sort()
+    assert all(b[0] >= a[1] - 0.01 for a, b in zip(spans, spans[1:])), "slices of one track overlap"
+assert not opened
+print("fine")
+PY
+traced() { python3 "$WORK/trace.py" "$@" 2>&1 | tail -1; }
+$R trace --duration 0.3 -o "$WORK/trace" busy; is "trace: status" $? 0
+is "trace: slices" "$(traced "$WORK/trace" read)" fine
+$R trace --duration 30 -o "$WORK/trace2" busy & tracer=$!
+sleep 0.3
+err=$($R trace --duration 0.1 -o "$WORK/trace3" busy 2>&1); is "second trace: status" $? 128
+has "second trace" "$err" "under way already"
+kill -INT $tracer; wait $tracer; is "trace: ends with SIGINT" $? 0
+is "trace: slices until SIGINT" "$(traced "$WORK/trace2" read)" fine
+$R do --trace="$WORK/trace4" sh -c 'read x </etc/hostname; exit 7'; is "do --trace: status" $? 7
+is "do --trace: slices" "$(traced "$WORK/trace4" openat)" fine
+err=$($R do --trace="$WORK/no/such" true 2>&1); is "--trace to nowhere" $? 128
+has "--trace to nowhere" "$err" "no/such"
+
 # --- what is not there
-for verb in "events --stats" "debug --stats"; do
+for verb in "events --stats" "debug --stats" "trace -o $WORK/none"; do
   err=$($R $verb nobody 2>&1); is "$verb of nobody: status" $? 128
   has "$verb of nobody" "$err" 'container "nobody" does not exist'
 done
