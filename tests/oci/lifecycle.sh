@@ -249,6 +249,8 @@ while os.sendfile(1, 0, None, 3): pass'; cat; } <"$WORK/lines")" second
   $R do touch /tmp/runsc-oci-written; check "do: writes stay inside" test ! -e /tmp/runsc-oci-written
   mkdir "$WORK/vol"; $R do -v "$WORK/vol:/mnt" sh -c 'echo x > /mnt/f'; is "do: volume" "$(cat "$WORK/vol/f" 2>/dev/null)" x
   $R do -v "$WORK/vol:/mnt:ro" sh -c 'echo y > /mnt/f' 2>/dev/null && bad "do: ro volume" || ok
+  mkdir "$WORK/mount"
+  is "do: a host mount is another device" "$(unshare -m sh -c "mount -t tmpfs none $WORK/mount && touch $WORK/mount/f && $R do find $WORK -maxdepth 2 -xdev -name f")" "$WORK/vol/f"
   $R do no-such-program 2>/dev/null; is "do: missing program" $? 128
 else
   is "do: output" "$($R do echo hi)" hi

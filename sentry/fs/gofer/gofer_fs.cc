@@ -35,6 +35,15 @@ GoferFs::~GoferFs() {
 }
 
 // Found or made on demand, as an inode holds its file system.
+abi::DeviceId GoferFs::device_of(uint64_t host_device) {
+  if (host_device == root_device()) return device();
+  return devices_.with([&](auto& known) {
+    for (auto& [host, ours] : known)
+      if (host == host_device) return ours;
+    return known.emplace_back(host_device, vfs::allocate_device()).second;
+  });
+}
+
 RefPtr<vfs::Inode> GoferFs::root() {
   return inode_of(root_file_);
 }

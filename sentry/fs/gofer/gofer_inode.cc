@@ -220,7 +220,7 @@ Result<vfs::Stat> GoferInode::stat(vfs::OpContext&) {
     else if (fresh.error() != kESTALE) return err(fresh.error());
   }
   base::MutexLock lock(mu_);
-  return to_stat(attr_, gofer_fs().device(), number_);
+  return to_stat(attr_, gofer_fs().device_of(attr_.device), number_);
 }
 
 Result<void> GoferInode::set_attr(vfs::OpContext& ctx, const vfs::SetAttr& attr) {
@@ -270,14 +270,14 @@ std::optional<vfs::Stat> GoferInode::peek(vfs::OpContext&, std::string_view name
     if (!reply || reply->files.empty()) return std::nullopt;
     const wire::Attr attr = reply->files[0].attr;
     (void)gofer_fs().inode_of(reply->files[0]);
-    return to_stat(attr, gofer_fs().device(), number_for(attr, gofer_fs().root_device()));
+    return to_stat(attr, gofer_fs().device_of(attr.device), number_for(attr, gofer_fs().root_device()));
   }
   RefPtr<Listing> listing = gofer_fs().current_listing(key_);
   const size_t at = listing ? listing->find(name) : Listing::kNpos;
   if (at == Listing::kNpos) return std::nullopt;
   const wire::PackedEntry e = listing->entry(at);
   if (e.attr.inode == 0 || gofer_fs().has_inode({e.attr.device, e.attr.inode})) return std::nullopt;
-  return to_stat(e.attr, gofer_fs().device(), number_for(e.attr, gofer_fs().root_device()));
+  return to_stat(e.attr, gofer_fs().device_of(e.attr.device), number_for(e.attr, gofer_fs().root_device()));
 }
 
 std::vector<RefPtr<vfs::Inode>> GoferInode::lookup_chain(vfs::OpContext&, std::span<const std::string_view> names) {

@@ -93,6 +93,9 @@ class GoferFs final : public vfs::FileSystem {
   bool shared() const { return sharing_ == Sharing::kShared; }
   bool immutable() const { return use_ == Use::kLowerLayer && sharing_ == Sharing::kExclusive; }
   uint64_t root_device() const { return root_file_.attr.device; }
+  // st_dev of files of a host device: ours for that of the root, one more for each that is mounted somewhere in the tree, so
+  // that `find -xdev` and the like stop where they would on the host.
+  abi::DeviceId device_of(uint64_t host_device);
   // The reference on it is the file system's, not the root inode's.
   wire::FileId root_id() const { return root_file_.id; }
 
@@ -133,6 +136,7 @@ class GoferFs final : public vfs::FileSystem {
   const wire::File root_file_;
   const abi::DeviceId device_ = vfs::allocate_device();
   std::atomic<uint64_t> epoch_{1};
+  base::Guarded<std::vector<std::pair<uint64_t, abi::DeviceId>>> devices_{base::LockRank::kLeaf};  // device_of()
   base::Mutex mu_{base::LockRank::kLeaf};
   std::unordered_map<FileKey, GoferInode*, FileKeyHash> inodes_ GUARDED_BY(mu_);
   struct Kept {

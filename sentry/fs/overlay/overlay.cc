@@ -164,6 +164,12 @@ creds::InodeOwner OverlayInode::owner() const {
   return lower_->owner();
 }
 
+// What is below is on our device, unless it is a host mount in the lower tree: that keeps its own.
+vfs::Stat OverlayInode::stat_over(vfs::Stat s) const {
+  if (s.device == lower_->fs().device()) s.device = overlay_fs().device();
+  return s;
+}
+
 Result<vfs::Stat> OverlayInode::stat(vfs::OpContext& ctx) {
   vfs::Stat s;
   RefPtr<memory::PageCache> data;
@@ -175,8 +181,7 @@ Result<vfs::Stat> OverlayInode::stat(vfs::OpContext& ctx) {
     data = data_;
   }
   if (!owned) {
-    s = TRY(lower_->stat(ctx));
-    s.device = overlay_fs().device();
+    s = stat_over(TRY(lower_->stat(ctx)));
   }
   if (data) {
     s.size = data->size();
@@ -190,8 +195,7 @@ Result<void> OverlayInode::own(vfs::OpContext& ctx) {
     base::MutexLock lock(mu_);
     if (owned_) return {};
   }
-  vfs::Stat s = TRY(lower_->stat(ctx));
-  s.device = overlay_fs().device();
+  vfs::Stat s = stat_over(TRY(lower_->stat(ctx)));
   {
     base::MutexLock lock(mu_);
     if (!owned_) attr_ = s;
@@ -237,8 +241,7 @@ std::optional<vfs::Stat> OverlayInode::peek(vfs::OpContext& ctx, std::string_vie
     if (changes_.contains(name)) return std::nullopt;
   }
   std::optional<vfs::Stat> s = lower_->peek(ctx, name);
-  if (s) s->device = overlay_fs().device();
-  return s;
+  return s ? std::optional(stat_over(*s)) : s;
 }
 
 bool OverlayInode::is_as_below() const {

@@ -77,6 +77,7 @@ class OverlayInode final : public vfs::Inode, public memory::PageSource {
   base::Result<vfs::Stat> stat(vfs::OpContext& ctx) override;
   base::Result<void> set_attr(vfs::OpContext& ctx, const vfs::SetAttr& attr) override;
   base::Result<base::RefPtr<vfs::Inode>> lookup(vfs::OpContext& ctx, std::string_view name) override;
+  vfs::Stat stat_over(vfs::Stat s) const;
   std::optional<vfs::Stat> peek(vfs::OpContext& ctx, std::string_view name) override;
   std::vector<base::RefPtr<vfs::Inode>> lookup_chain(vfs::OpContext& ctx, std::span<const std::string_view> names) override;
   base::Result<base::RefPtr<vfs::Inode>> create(vfs::OpContext& ctx, std::string_view name, const vfs::CreateArgs& args) override;
