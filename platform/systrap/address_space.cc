@@ -170,7 +170,7 @@ void SystrapAddressSpace::use_slow_trampolines() {
   }
 }
 
-bool SystrapAddressSpace::publish() {
+bool SystrapAddressSpace::publish(bool& asks) {
   base::MutexLock lock(mu_);
   uint64_t published = published_.load(std::memory_order_relaxed);
   uint64_t done = __atomic_load_n(&shared_->done, __ATOMIC_ACQUIRE);
@@ -181,7 +181,7 @@ bool SystrapAddressSpace::publish() {
     base::stats::count(queue_[i].op.kind == kOpMap     ? base::stats::Counter::kHostMaps
                        : queue_[i].op.kind == kOpUnmap ? base::stats::Counter::kHostUnmaps
                                                     : base::stats::Counter::kHostProtects);
-    expect(queue_[i], published);
+    asks |= expect(queue_[i], published);
     ring_[published % kRingOps] = queue_[i].op;
     ++published;
   }
@@ -192,7 +192,7 @@ bool SystrapAddressSpace::publish() {
   return true;
 }
 
-void SystrapAddressSpace::expect(const QueuedOp& queued, uint64_t sequence) {
+bool SystrapAddressSpace::expect(const QueuedOp& queued, uint64_t sequence) {
   const HostOp& op = queued.op;
   HostCall call;
   call.sequence = sequence;
@@ -209,9 +209,10 @@ void SystrapAddressSpace::expect(const QueuedOp& queued, uint64_t sequence) {
     call.args[2] = op.prot;
     call.arg_count = 3;
   } else {
-    return;  // the filter lets it pass
+    return false;
   }
   process_->expect(call, sequence < kRingOps ? 0 : sequence - kRingOps);
+  return true;
 }
 
 void SystrapAddressSpace::interrupt_running() {

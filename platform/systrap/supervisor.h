@@ -33,6 +33,9 @@ class Supervisor {
   void add(const base::RefPtr<StubProcess>& process);
   void add_thread(const base::RefPtr<StubProcess>& process, pid_t tid);
   void kill_all();
+  // A stub thread on `cpu` is about to ask. The validator moves there once several in a row were elsewhere: waking it on another
+  // CPU, which may be halted, costs many times an answer. Any thread.
+  void follow(int cpu);
   bool zygote_alive() const { return zygote_alive_.load(); }
 
  private:
@@ -51,6 +54,9 @@ class Supervisor {
   bool receive_ends_ = false;  // Linux 6.11: NOTIF_RECV returns when the last stub is gone
   std::atomic<bool> zygote_alive_{false};
   std::atomic<bool> stopping_{false};
+  std::atomic<pid_t> validator_tid_{0};
+  std::atomic<int> validator_cpu_{-1};
+  std::atomic<unsigned> asked_elsewhere_{0};  // in a row
   std::thread validator_;
   std::thread reaper_;
   base::Mutex mu_{base::LockRank::kPlatformGlobal};

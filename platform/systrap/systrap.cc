@@ -153,7 +153,10 @@ SystrapPlatform::Begun SystrapPlatform::begin(SystrapContext& context, ResumeMod
   if (context.as_.dirty_.load(std::memory_order_acquire)) {
     // Its thread makes host calls first, which the validator sees to: both want a CPU, and nobody is to look meanwhile.
     context.pace.store(std::max(context.pace.load(std::memory_order_relaxed), kNotSoonTicks), std::memory_order_relaxed);
-    all = context.as_.publish();
+    bool asks = false;
+    all = context.as_.publish(asks);
+    const int cpu = static_cast<int>(__atomic_load_n(&context.thread_.slot->cpu, __ATOMIC_RELAXED));
+    if (asks && std::find(cpu_of_bell_.begin(), cpu_of_bell_.end(), cpu) != cpu_of_bell_.end()) supervisor_.follow(cpu);
     wanted = Wanted::kHandOver;
   }
   context.write_reply(mode, all);

@@ -54,9 +54,9 @@ class SystrapAddressSpace final : public AddressSpace {
   };
   void push(const HostOp& op, const base::RefPtr<base::SharedFd>& file = nullptr) REQUIRES(mu_);
   void note_drops() REQUIRES(mu_);
-  // Moves queued operations into the ring; true when all fit. `target` is what a thread must wait for.
-  bool publish();
-  void expect(const QueuedOp& queued, uint64_t sequence);
+  // Moves queued operations into the ring; true when all fit. `asks`: the validator will be asked for one of them.
+  bool publish(bool& asks);
+  bool expect(const QueuedOp& queued, uint64_t sequence);  // false: the filter lets it pass
   base::Result<StubThread> take_thread();
   base::Result<StubThread> clone_thread() REQUIRES(mu_);
   void use_slow_trampolines();
