@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/host/host_error.h"
+#include "base/host/unique_fd.h"
 #include "runsc-cli/container/container.h"
 
 namespace cli {
@@ -106,5 +107,14 @@ base::HostResult<State> load_live(const ContainerDir& dir);
 
 // Writes to stdout, all of it.
 void print(std::string_view text);
+// Writes all of it; `what` begins the error's text.
+base::HostResult<void> write_all(int fd, std::string_view data, const std::string& what);
+
+// For what a sandbox reports at its end: the sentry writes to memory of ours, and we to the person's file, be that what it may. The
+// file is opened first, so that a mistake shows before anything runs; an empty target means none. `option` begins errors' texts.
+struct ReportFiles {
+  base::UniqueFd file, sink;
+};
+base::HostResult<ReportFiles> open_report(const std::string& target, const std::string& option);
 
 }  // namespace cli

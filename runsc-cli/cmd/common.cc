@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <cerrno>
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "runsc-cli/cmd/commands.h"
@@ -26,13 +28,27 @@ HostResult<State> load_live(const ContainerDir& dir) {
   return state;
 }
 
-void print(std::string_view text) {
-  while (!text.empty()) {
-    ssize_t n = write(1, text.data(), text.size());
+void print(std::string_view text) { (void)write_all(1, text, "stdout"); }
+
+HostResult<void> write_all(int fd, std::string_view data, const std::string& what) {
+  while (!data.empty()) {
+    ssize_t n = write(fd, data.data(), data.size());
     if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) return;
-    text.remove_prefix(static_cast<size_t>(n));
+    if (n <= 0) return HostErr(HostError::from_errno(what));
+    data.remove_prefix(static_cast<size_t>(n));
   }
+  return {};
+}
+
+HostResult<ReportFiles> open_report(const std::string& target, const std::string& option) {
+  ReportFiles files;
+  if (!target.empty()) {
+    files.file.reset(open(target.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
+    if (!files.file) return HostErr(HostError::from_errno(option + ": " + target));
+  }
+  files.sink.reset(memfd_create("runsc-report", MFD_CLOEXEC));
+  if (!files.sink) return HostErr(HostError::from_errno(option + ": memfd_create"));
+  return files;
 }
 
 }  // namespace cli

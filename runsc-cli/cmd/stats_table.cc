@@ -2,12 +2,9 @@
 #include "runsc-cli/cmd/stats_table.h"
 
 #include <algorithm>
-#include <cerrno>
 #include <vector>
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include "base/json/reader.h"
@@ -142,16 +139,6 @@ std::string sites_table(const Json& list) {
   return out;
 }
 
-HostResult<void> write_all(int fd, std::string_view data, const char* what) {
-  while (!data.empty()) {
-    ssize_t n = ::write(fd, data.data(), data.size());
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) return HostErr(HostError::from_errno(what));
-    data.remove_prefix(static_cast<size_t>(n));
-  }
-  return {};
-}
-
 }  // namespace
 
 HostResult<std::string> stats_table(std::string_view stats_json) {
@@ -172,24 +159,19 @@ HostResult<StatsOutput> StatsOutput::create(const std::string& target) {
   StatsOutput output;
   if (target.empty()) return output;
   output.table_ = target == "-";
-  if (!output.table_) {
-    output.file_.reset(open(target.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
-    if (!output.file_) return HostErr(HostError::from_errno("--stats: " + target));
-  }
-  output.sink_.reset(memfd_create("runsc-stats", MFD_CLOEXEC));
-  if (!output.sink_) return HostErr(HostError::from_errno("--stats: memfd_create"));
+  output.files_ = TRY(open_report(output.table_ ? "" : target, "--stats"));
   return output;
 }
 
 HostResult<void> StatsOutput::write(std::string_view id) const {
-  if (!sink_) return {};
+  if (!files_.sink) return {};
   std::string stats_json;
   char part[16384];
-  for (ssize_t n; (n = pread(sink_.get(), part, sizeof part, static_cast<off_t>(stats_json.size()))) > 0 && stats_json.size() < kMostBytes;)
+  for (ssize_t n; (n = pread(files_.sink.get(), part, sizeof part, static_cast<off_t>(stats_json.size()))) > 0 && stats_json.size() < kMostBytes;)
     stats_json.append(part, static_cast<size_t>(n));
   if (stats_json.empty()) return HostErr(HostError::plain("--stats: the sandbox was killed before it could tell"));
   if (table_) return write_all(2, TRY(stats_table(stats_json)), "--stats");
-  return write_all(file_.get(), stats_event(id, stats_json), "--stats");
+  return write_all(files_.file.get(), stats_event(id, stats_json), "--stats");
 }
 
 }  // namespace cli

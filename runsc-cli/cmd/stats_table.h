@@ -6,7 +6,7 @@
 #include <string_view>
 
 #include "base/host/host_error.h"
-#include "base/host/unique_fd.h"
+#include "runsc-cli/cmd/commands.h"
 
 namespace cli {
 
@@ -20,13 +20,13 @@ class StatsOutput {
   // Empty target: nothing is written. Opens the file now, so that a mistake shows before anything runs.
   static base::HostResult<StatsOutput> create(const std::string& target);
   // What the sentry is to write its statistics to, -1 when none are wanted.
-  int sink() const { return sink_.get(); }
+  int sink() const { return files_.sink.get(); }
   // When the sandbox has ended. An error if it was killed before it could tell.
   base::HostResult<void> write(std::string_view id) const;
 
  private:
   bool table_ = false;
-  base::UniqueFd file_, sink_;
+  ReportFiles files_;
 };
 
 }  // namespace cli

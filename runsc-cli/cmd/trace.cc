@@ -6,11 +6,9 @@
 #include <csignal>
 #include <ctime>
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/mman.h>
+#include <unistd.h>
 
-#include "runsc-cli/cmd/commands.h"
 #include "runsc-cli/container/client.h"
 
 namespace cli {
@@ -48,25 +46,16 @@ void wait_seconds(double seconds) {
 HostResult<TraceOutput> TraceOutput::create(const std::string& target) {
   TraceOutput output;
   if (target.empty()) return output;
-  output.file_.reset(open(target.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
-  if (!output.file_) return HostErr(HostError::from_errno("trace: " + target));
-  output.sink_.reset(memfd_create("runsc-trace", MFD_CLOEXEC));
-  if (!output.sink_) return HostErr(HostError::from_errno("trace: memfd_create"));
+  output.files_ = TRY(open_report(target, "trace"));
   return output;
 }
 
 HostResult<void> TraceOutput::write() const {
-  if (!sink_) return {};
+  if (!files_.sink) return {};
   char part[65536];
   off_t at = 0;
-  for (ssize_t n; (n = pread(sink_.get(), part, sizeof part, at)) > 0; at += n) {
-    for (ssize_t done = 0; done < n;) {
-      const ssize_t wrote = ::write(file_.get(), part + done, static_cast<size_t>(n - done));
-      if (wrote < 0 && errno == EINTR) continue;
-      if (wrote < 0) return HostErr(HostError::from_errno("trace: write"));
-      done += wrote;
-    }
-  }
+  for (ssize_t n; (n = pread(files_.sink.get(), part, sizeof part, at)) > 0; at += n)
+    TRY(write_all(files_.file.get(), {part, static_cast<size_t>(n)}, "trace: write"));
   if (at == 0) return HostErr(HostError::plain("trace: the sandbox was killed before it could tell"));
   return {};
 }

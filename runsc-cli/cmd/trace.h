@@ -5,7 +5,7 @@
 #include <string>
 
 #include "base/host/host_error.h"
-#include "base/host/unique_fd.h"
+#include "runsc-cli/cmd/commands.h"
 
 namespace cli {
 
@@ -13,12 +13,12 @@ class TraceOutput {
  public:
   // Empty: nothing is wanted. Opens the file now, so that a mistake shows before anything runs.
   static base::HostResult<TraceOutput> create(const std::string& target);
-  int sink() const { return sink_.get(); }  // for the sentry; -1 when none is wanted
+  int sink() const { return files_.sink.get(); }  // for the sentry; -1 when none is wanted
   // Copies what the sentry wrote; an error if that is nothing.
   base::HostResult<void> write() const;
 
  private:
-  base::UniqueFd file_, sink_;
+  ReportFiles files_;
 };
 
 }  // namespace cli

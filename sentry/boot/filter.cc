@@ -95,9 +95,6 @@ base::SeccompPolicy sentry_policy(const platform::PlatformFactory& platform) {
       {SYS_sysinfo, "load and free memory of /proc"},
       {SYS_ioctl, "size of the host terminal", {{1, kInt, 0x5413}}},
       {SYS_ioctl, "whether stdio is a terminal", {{1, kInt, 0x5401}}},
-      {SYS_ioctl, "host calls that stubs ask for", {{1, kInt, SECCOMP_IOCTL_NOTIF_RECV}}},
-      {SYS_ioctl, "answers to them", {{1, kInt, SECCOMP_IOCTL_NOTIF_SEND}}},
-      {SYS_ioctl, "host files that they map", {{1, kInt, SECCOMP_IOCTL_NOTIF_ADDFD}}},
   };
   add_network_rules(policy);
   for (base::SeccompRule& rule : platform.host_calls()) policy.rules.push_back(std::move(rule));

@@ -76,7 +76,7 @@ std::string place_of(Task& task, uint64_t address) {
 
 base::stats::Timed timed_as(const platform::Event& event, platform::Context& context) {
   switch (event.kind) {
-    case EventKind::kSyscall: 
+    case EventKind::kSyscall:
       return static_cast<base::stats::Timed>(std::min<uint64_t>(context.regs().orig_rax, base::stats::kTimedCallsEnd - 1));
     case EventKind::kFault: return base::stats::kTimedFault;
     case EventKind::kException: return base::stats::kTimedException;

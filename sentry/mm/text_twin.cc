@@ -41,7 +41,8 @@ bool TextPatches::find(uint64_t offset, const memory::Mappable& object, Run& out
   base::MutexLock lock(mu_);
   Twin* twin = twin_at(offset, object.version());
   if (!twin || !twin->has(offset)) return false;
-  uint64_t lo = granule(offset, twin->start, twin->end).start, hi = granule(offset, twin->start, twin->end).end;
+  const Run one = granule(offset, twin->start, twin->end);
+  uint64_t lo = one.start, hi = one.end;
   while (lo > twin->start && twin->has(lo - 1)) lo = granule(lo - 1, twin->start, twin->end).start;
   while (hi < twin->end && twin->has(hi)) hi = granule(hi, twin->start, twin->end).end;
   out = {lo, hi, {twin->pages.offset + (lo - twin->start), hi - lo}};

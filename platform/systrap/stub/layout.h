@@ -178,7 +178,6 @@ static_assert(sizeof(FutexCounts) == 4096);
 // Written by the threads of one stub process.
 struct ProcessShared {
   uint32_t lock;     // 0 free, 1 held, 2 held and waited for
-  uint32_t pad;
   uint32_t dropped;  // times that all guest mappings were dropped because the host refused one
   uint32_t refused;  // mappings of host files that the host refused
   uint64_t done;     // sequence number: operations before it are done
