@@ -4,9 +4,6 @@
 // UnixCore is the socket itself; UnixSocket the open file that leads to it. A core owns what it may receive: a byte ring
 // (stream) or a queue of messages. Connected cores hold each other until one closes.
 //
-// A stream ring has one writer (the peer, under its write_lock) and one reader (under read_lock); positions are atomics, so
-// bytes move guest -> ring -> guest without a mutex, and a copy may fault and sleep.
-//
 // Locks: read_lock / write_lock (sleeping) -> mu_ (kSocket) -> peer's mu_ (kSocketPeer never needed: one at a time).
 #pragma once
 
@@ -17,6 +14,7 @@
 #include <vector>
 
 #include "sentry/net/socket.h"
+#include "sentry/net/stream_buffer.h"
 #include "sentry/vfs/sleep_lock.h"
 #include "sentry/vfs/wait_queue.h"
 
@@ -93,9 +91,7 @@ class UnixCore final : public base::RefCounted {
   vfs::WaitQueue space_queue_{base::LockRank::kPipe};  // senders and connectors that wait for room here
   vfs::SleepLock read_lock_, write_lock_;
 
-  // Stream ring: positions only grow. ring_ is published by the writer before head_ moves.
-  std::unique_ptr<uint8_t[]> ring_;
-  std::atomic<uint64_t> head_{0}, tail_{0};
+  StreamBuffer input_;  // of streams: what the peer wrote, under its write_lock_
   std::atomic<uint32_t> record_count_{0};  // so that streams without ancillary data take no lock
   std::atomic<bool> receive_shut_{false}, send_shut_{false};
   std::atomic<int32_t> error_{0};

@@ -15,9 +15,6 @@ using base::Result;
 
 namespace {
 
-constexpr size_t kRingSize = 128 << 10;
-constexpr uint64_t kRingMask = kRingSize - 1;
-constexpr uint64_t kWritableLevel = kRingSize / 2;  // POLLOUT at and below this much unread
 constexpr size_t kMaxRecords = 4096;
 constexpr size_t kMaxMessages = 256;      // net.unix.max_dgram_qlen
 constexpr size_t kMaxQueuedBytes = 212992;
@@ -223,7 +220,7 @@ Result<void> UnixCore::add_record(uint64_t begin, uint64_t end, Ancillary contro
   base::MutexLock lock(mu_);
   // Writes of one sender that carry nothing but the same credentials are one piece.
   if (!records_.empty() && control.files.empty() && records_.back().control.files.empty() && records_.back().end == begin &&
-      records_.back().control.cred == control.cred && head_.load(std::memory_order_relaxed) != tail_.load()) {
+      records_.back().control.cred == control.cred && !input_.is_empty()) {
     records_.back().end = end;
     return {};
   }
@@ -238,32 +235,19 @@ Result<size_t> UnixCore::send_stream(vfs::OpContext& ctx, vfs::IoBuffer& src, Se
   vfs::SleepGuard guard(ctx, write_lock_);
   if (send_shut_.load(std::memory_order_acquire) || peer->has_input_end()) return err(kEPIPE);
   if (src.remaining() == 0) return size_t{0};
-  const uint64_t head = peer->head_.load(std::memory_order_relaxed);
-  const uint64_t used = head - peer->tail_.load(std::memory_order_acquire);
-  if (used >= kRingSize || peer->record_count_.load(std::memory_order_relaxed) >= kMaxRecords) return err(kEAGAIN);
-  if (!peer->ring_) peer->ring_.reset(new uint8_t[kRingSize]);
+  if (peer->record_count_.load(std::memory_order_relaxed) >= kMaxRecords) return err(kEAGAIN);
   TRY(take_flight(args.control.files.size()));
-  const size_t room = std::min<size_t>(kRingSize - used, src.remaining());
-  size_t done = 0;
-  Errno failure = kEFAULT;
-  while (done < room) {
-    const uint64_t at = (head + done) & kRingMask;
-    const size_t piece = std::min<size_t>(room - done, kRingSize - at);
-    Result<size_t> got = src.get(peer->ring_.get() + at, piece);
-    if (!got) failure = got.error();
-    if (!got || *got == 0) break;
-    done += *got;
-    if (*got < piece) break;
-  }
-  if (done == 0) {
+  const Result<size_t> done = peer->input_.put(src);
+  if (!done) {
     in_flight.fetch_sub(args.control.files.size());
-    return err(failure);
+    return done;
   }
   if (!args.control.cred && (pass_cred.load(std::memory_order_relaxed) || peer->pass_cred.load(std::memory_order_relaxed)))
     args.control.cred = cred_of(ctx);
   // The record is there before the bytes can be seen.
-  if (!args.control.empty()) TRY(peer->add_record(head, head + done, std::exchange(args.control, {})));
-  peer->head_.store(head + done, std::memory_order_release);
+  const uint64_t head = peer->input_.head();
+  if (!args.control.empty()) TRY(peer->add_record(head, head + *done, std::exchange(args.control, {})));
+  peer->input_.publish(*done);
   peer->queue_.notify(vfs::kPollIn | vfs::kPollRdNorm);
   return done;
 }
@@ -297,32 +281,17 @@ Result<RecvResult> UnixCore::receive_stream(vfs::OpContext& ctx, vfs::IoBuffer& 
   RecvResult result;
   // The end is looked at first: what was written before it is then seen.
   const bool ended = has_input_end();
-  const uint64_t tail = tail_.load(std::memory_order_relaxed);
-  const uint64_t head = head_.load(std::memory_order_acquire);
+  const uint64_t tail = input_.tail(), head = input_.head();
   if (head == tail) {
     if (const int32_t e = take_error(); e != 0) return err(static_cast<Errno>(e));
     if (ended) return result;
     return err(kEAGAIN);
   }
   if (dst.remaining() == 0) return result;
-  const size_t limit = std::min(readable_limit(tail, head), dst.remaining());
-  Errno failure = kEFAULT;
-  while (result.bytes < limit) {
-    const uint64_t at = (tail + result.bytes) & kRingMask;
-    const size_t piece = std::min<size_t>(limit - result.bytes, kRingSize - at);
-    Result<size_t> put = dst.put(ring_.get() + at, piece);
-    if (!put) failure = put.error();
-    if (!put || *put == 0) break;
-    result.bytes += *put;
-    if (*put < piece) break;
-  }
-  if (result.bytes == 0) return err(failure);
+  result.bytes = TRY(input_.get(dst, readable_limit(tail, head)));
   result.control = take_stream_control(tail, peek);
   if (peek) return result;
-  const uint64_t used_before = head - tail;
-  tail_.store(tail + result.bytes, std::memory_order_release);
-  const uint64_t used_after = used_before - result.bytes;
-  if (used_after <= kWritableLevel && (used_before > kWritableLevel || record_count_.load() >= kMaxRecords / 2))
+  if (input_.consume(result.bytes) || (record_count_.load() >= kMaxRecords / 2 && input_.is_writable()))
     if (UnixCore* peer = stream_peer_.load(std::memory_order_acquire)) peer->queue_.notify(vfs::kPollOut | vfs::kPollWrNorm);
   return result;
 }
@@ -497,7 +466,7 @@ void UnixCore::close() {
     path = std::move(bound_path_);
     bound_path_ = {};
     key.swap(abstract_key_);
-    unread = !messages_.empty() || head_.load() != tail_.load();
+    unread = !messages_.empty() || !input_.is_empty();
     for (Record& r : records_) std::move(r.control.files.begin(), r.control.files.end(), std::back_inserter(files));
     for (Message& m : messages_) std::move(m.control.files.begin(), m.control.files.end(), std::back_inserter(files));
     records_.clear();
@@ -524,14 +493,13 @@ vfs::PollMask UnixCore::readiness() {
   if (no_input && no_output) mask |= vfs::kPollHup;
   const auto state = static_cast<State>(state_hint_.load(std::memory_order_acquire));
   if (state == State::kListening) return backlog_count_.load() != 0 ? mask | vfs::kPollIn | vfs::kPollRdNorm : mask;
-  const bool input = type_ == kSockStream ? head_.load(std::memory_order_acquire) != tail_.load(std::memory_order_acquire)
-                                          : message_count_.load(std::memory_order_acquire) != 0;
+  const bool input = type_ == kSockStream ? !input_.is_empty() : message_count_.load(std::memory_order_acquire) != 0;
   if (input) mask |= vfs::kPollIn | vfs::kPollRdNorm;
   if (type_ != kSockDgram && state == State::kNew) mask |= vfs::kPollHup;
   bool room = true;
   if (type_ == kSockStream) {
     if (UnixCore* peer = stream_peer_.load(std::memory_order_acquire))
-      room = peer->head_.load() - peer->tail_.load() <= kWritableLevel && peer->record_count_.load() < kMaxRecords;
+      room = peer->input_.is_writable() && peer->record_count_.load() < kMaxRecords;
   } else if (RefPtr<UnixCore> target = peer()) {
     room = !target->is_full();
     if (!room && type_ == kSockDgram) {
@@ -575,7 +543,7 @@ Result<PeerCred> UnixCore::peer_cred() const {
 }
 
 int32_t UnixCore::readable_bytes() const {
-  if (type_ == kSockStream) return static_cast<int32_t>(head_.load() - tail_.load());
+  if (type_ == kSockStream) return static_cast<int32_t>(input_.used());
   base::MutexLock lock(mu_);
   if (type_ == kSockSeqpacket) return static_cast<int32_t>(message_bytes_.load());
   return messages_.empty() ? 0 : static_cast<int32_t>(messages_.front().bytes.size());
@@ -584,7 +552,7 @@ int32_t UnixCore::readable_bytes() const {
 int32_t UnixCore::unsent_bytes() const {
   RefPtr<UnixCore> p = peer();
   if (!p) return 0;
-  if (type_ == kSockStream) return static_cast<int32_t>(p->head_.load() - p->tail_.load());
+  if (type_ == kSockStream) return static_cast<int32_t>(p->input_.used());
   return static_cast<int32_t>(p->message_bytes_.load());
 }
 
