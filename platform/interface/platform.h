@@ -68,6 +68,9 @@ class Context {
   // The general registers: a sentry-private copy, valid and writable while the context is stopped. fs_base and
   // gs_base are part of it; set_fs_base() must be used to change fs_base.
   virtual Registers& regs() = 0;
+  // The same object where a system call needs no more than itself: after kSyscall and until regs() is called only rax, orig_rax and
+  // the arguments' registers are valid in it. A platform may fetch the others when regs() is called.
+  virtual Registers& call_regs() { return regs(); }
   virtual void set_fs_base(uint64_t value) = 0;
   virtual void set_gs_base(uint64_t value) = 0;
 

@@ -49,12 +49,12 @@ SystrapContext::~SystrapContext() {
 }
 
 void SystrapContext::set_fs_base(uint64_t value) {
-  regs_.fs_base = value;
+  regs().fs_base = value;
   fs_changed_ = true;
 }
 
 void SystrapContext::set_gs_base(uint64_t value) {
-  regs_.gs_base = value;
+  regs().gs_base = value;
   gs_changed_ = true;
   // The stub uses the gs base in patched calls.
   if (value != 0) as_.use_slow_trampolines();
@@ -66,6 +66,7 @@ bool SystrapContext::save_xstate() {
     fetch_frame_fp();
     return true;
   }
+  if (!complete_) complete_registers();  // the next event is none of its own
   want_fp_ = true;
   return false;
 }
@@ -144,17 +145,20 @@ Event SystrapContext::read_event() {
   if (want_fp_) {
     // It only moved to a signal frame; the registers are here already.
     want_fp_ = false;
-    in_frame_ = peek(slot.mode) == kModeFrame;
+    in_frame_ = mode_of(peek(slot.head)) == kModeFrame;
     fetch_frame_fp();
     event.kind = EventKind::kInterrupted;
     return event;
   }
-  uint32_t kind = peek(slot.event_kind);
-  in_frame_ = peek(slot.mode) == kModeFrame;
-  last_syscall_ = kind == kStubSyscall;
+  const uint32_t head = peek(slot.head), kind = kind_of(head);
+  in_frame_ = mode_of(head) == kModeFrame;
+  if (kind == kStubSyscall) {
+    read_call();
+    event.kind = EventKind::kSyscall;
+    return event;
+  }
   read_registers();
   switch (kind) {
-    case kStubSyscall: event.kind = EventKind::kSyscall; break;
     case kStubFault: event.kind = EventKind::kFault; break;
     case kStubException: event.kind = EventKind::kException; break;
     case kStubInterrupted:
@@ -166,7 +170,7 @@ Event SystrapContext::read_event() {
       event.kind = EventKind::kDied;
       return event;
   }
-  if (kind == kStubSyscall || kind == kStubInterrupted) return event;
+  if (kind == kStubInterrupted) return event;
   event.signo = peek(slot.signo);
   event.si_code = peek(slot.si_code);
   event.address = peek(slot.address);
@@ -180,54 +184,72 @@ Event SystrapContext::read_event() {
   return event;
 }
 
-void SystrapContext::read_registers() {
+// A system call: number and arguments. The other registers stay where they are until somebody asks for them.
+void SystrapContext::read_call() {
+  const Slot& slot = *thread_.slot;
+  regs_.rdi = peek(slot.value[0]); regs_.rsi = peek(slot.value[1]); regs_.rdx = peek(slot.value[2]);
+  regs_.r10 = peek(slot.value[3]); regs_.r8 = peek(slot.value[4]); regs_.r9 = peek(slot.value[5]);
+  const uint32_t number = peek(slot.number);
+  regs_.orig_rax = number == kWideNumber ? peek(slot.regs.rax) : number;
+  regs_.rax = static_cast<uint64_t>(-int64_t{38});  // -ENOSYS, as Linux has it at this point
+  complete_ = false;
+}
+
+// What read_call() left. The thread is stopped, so it is there still; each register is read once all the same.
+void SystrapContext::complete_registers() {
+  read_kept_registers();
+  regs_.rcx = regs_.rip;
+  regs_.r11 = regs_.eflags;
+  complete_ = true;
+}
+
+void SystrapContext::read_kept_registers() {
   const StubRegisters& r = thread_.slot->regs;
-  regs_.rax = peek(r.rax); regs_.rbx = peek(r.rbx); regs_.rcx = peek(r.rcx); regs_.rdx = peek(r.rdx);
-  regs_.rsi = peek(r.rsi); regs_.rdi = peek(r.rdi); regs_.rbp = peek(r.rbp); regs_.rsp = peek(r.rsp);
-  regs_.r8 = peek(r.r8); regs_.r9 = peek(r.r9); regs_.r10 = peek(r.r10); regs_.r11 = peek(r.r11);
+  regs_.rbx = peek(r.rbx); regs_.rbp = peek(r.rbp); regs_.rsp = peek(r.rsp);
   regs_.r12 = peek(r.r12); regs_.r13 = peek(r.r13); regs_.r14 = peek(r.r14); regs_.r15 = peek(r.r15);
   regs_.rip = peek(r.rip);
   regs_.eflags = (peek(r.eflags) & kUserFlags) | kFixedFlags;
   regs_.fs_base = peek(r.fs_base);
   regs_.gs_base = peek(r.gs_base);
-  regs_.orig_rax = ~uint64_t{0};
   if (auto rip = platform_.trampolines_.original(abi::Addr(regs_.rip))) regs_.rip = rip->value();
-  if (last_syscall_) {
-    regs_.orig_rax = regs_.rax;
-    regs_.rax = static_cast<uint64_t>(-int64_t{38});  // -ENOSYS, as Linux has it at this point
-    regs_.rcx = regs_.rip;
-    regs_.r11 = regs_.eflags;
-  }
+}
+
+void SystrapContext::read_registers() {
+  const StubRegisters& r = thread_.slot->regs;
+  read_kept_registers();
+  regs_.rax = peek(r.rax); regs_.rcx = peek(r.rcx); regs_.rdx = peek(r.rdx);
+  regs_.rsi = peek(r.rsi); regs_.rdi = peek(r.rdi);
+  regs_.r8 = peek(r.r8); regs_.r9 = peek(r.r9); regs_.r10 = peek(r.r10); regs_.r11 = peek(r.r11);
+  regs_.orig_rax = ~uint64_t{0};
+  complete_ = true;
 }
 
 // --- Replies ---
 
 void SystrapContext::write_reply(ResumeMode mode, bool all_published) {
   Slot& slot = *thread_.slot;
-  poke(slot.batch_target, as_.published_.load(std::memory_order_acquire));
-  uint32_t flags = 0;
+  const uint64_t target = as_.published_.load(std::memory_order_acquire);
+  if (target != batch_target_) {
+    poke(slot.batch_target, target);
+    batch_target_ = target;
+  }
   continuation_ = !all_published;
   resumed_mode_ = mode;
-  if (continuation_) {
-    poke(slot.reply_op, kBatchOnly);
-    return;
-  }
-  if (want_fp_ && fp_live_) {
-    poke(slot.reply_op, kReportFp);
-    return;
-  }
+  if (continuation_) return set_reply(make_reply(kBatchOnly, 0));
+  if (want_fp_ && fp_live_) return set_reply(make_reply(kReportFp, 0));
   want_fp_ = false;
   if (load_fp_) {
     sanitize_xstate(xstate_);
     std::memcpy(reinterpret_cast<uint8_t*>(thread_.slot) + kSlotXstate, xstate_.data(), xstate_.size());
   }
-  bool full = mode == ResumeMode::kFull || gs_changed_ || load_fp_ || !fp_live_;
+  uint32_t flags = 0;
+  const bool full = mode == ResumeMode::kFull || gs_changed_ || load_fp_ || !fp_live_;
   if (full) {
     write_registers();
     if (load_fp_) flags |= kLoadFp;
     else if (!fp_live_) flags |= kResetFp;
   } else {
-    poke(slot.regs.rax, regs_.rax);
+    poke(slot.value[0], regs_.rax);
     if (fs_changed_) {
       poke(slot.regs.fs_base, base_address(regs_.fs_base));
       flags |= kLoadFs;
@@ -235,11 +257,16 @@ void SystrapContext::write_reply(ResumeMode mode, bool all_published) {
   }
   fs_changed_ = gs_changed_ = load_fp_ = fp_valid_ = false;
   fp_live_ = true;
-  poke(slot.reply_flags, flags);
-  poke(slot.reply_op, full ? kLoadAll : kReturn);
+  set_reply(make_reply(full ? kLoadAll : kReturn, flags));
+}
+
+// Mostly it is what it was the last time.
+void SystrapContext::set_reply(uint32_t reply) {
+  if (peek(thread_.slot->reply) != reply) poke(thread_.slot->reply, reply);
 }
 
 void SystrapContext::write_registers() {
+  if (!complete_) complete_registers();
   StubRegisters& r = thread_.slot->regs;
   poke(r.rax, regs_.rax); poke(r.rbx, regs_.rbx); poke(r.rcx, regs_.rcx); poke(r.rdx, regs_.rdx);
   poke(r.rsi, regs_.rsi); poke(r.rdi, regs_.rdi); poke(r.rbp, regs_.rbp); poke(r.rsp, regs_.rsp);

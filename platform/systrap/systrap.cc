@@ -47,6 +47,9 @@ long futex(uint32_t* word, int op, uint32_t value, const timespec* timeout) {
   return syscall(SYS_futex, word, op, value, timeout, nullptr, 0);
 }
 
+// Where a stub says that it posted its last event: a guest may choose it.
+uint32_t posted_on(const Slot& slot) { return cpu_of(__atomic_load_n(&slot.head, __ATOMIC_RELAXED)); }
+
 }  // namespace
 
 base::Result<void> SystrapPlatform::init(const PlatformConfig& config) {
@@ -155,7 +158,7 @@ SystrapPlatform::Begun SystrapPlatform::begin(SystrapContext& context, ResumeMod
     context.pace.store(std::max(context.pace.load(std::memory_order_relaxed), kNotSoonTicks), std::memory_order_relaxed);
     bool asks = false;
     all = context.as_.publish(asks);
-    const int cpu = static_cast<int>(__atomic_load_n(&context.thread_.slot->cpu, __ATOMIC_RELAXED));
+    const int cpu = static_cast<int>(posted_on(*context.thread_.slot));
     if (asks && std::find(cpu_of_bell_.begin(), cpu_of_bell_.end(), cpu) != cpu_of_bell_.end()) supervisor_.follow(cpu);
     wanted = Wanted::kHandOver;
   }
@@ -189,13 +192,13 @@ void SystrapPlatform::place(SystrapContext& context) {
   constexpr uint64_t kShortTicks = 750'000, kBusyTicks = 50'000;
   const uint64_t pace = context.pace.load(std::memory_order_relaxed);
   const int here = cpu_of_bell_[self.bell];
-  int cpu = static_cast<int>(__atomic_load_n(&context.thread_.slot->cpu, __ATOMIC_RELAXED));  // a guest may choose it
+  int cpu = static_cast<int>(posted_on(*context.thread_.slot));
   if (std::find(cpu_of_bell_.begin(), cpu_of_bell_.end(), cpu) == cpu_of_bell_.end()) cpu = here;
   // An executor that looks for events keeps its CPU.
   if (self.looking == this && cpu == here) cpu = cpu_of_bell_[(self.bell + 1) % bells_];
   const uint64_t now = __rdtsc();
   const bool crowded = std::any_of(running_.begin(), running_.end(), [&](const SystrapContext* other) {
-    return static_cast<int>(__atomic_load_n(&other->thread_.slot->cpu, __ATOMIC_RELAXED)) == cpu && !other->is_dense(now, kBusyTicks);
+    return static_cast<int>(posted_on(*other->thread_.slot)) == cpu && !other->is_dense(now, kBusyTicks);
   });
   tie(context, pace < kShortTicks && !crowded ? cpu : -1);
 }
@@ -234,7 +237,7 @@ bool SystrapPlatform::resume_and_look(Context& c, ResumeMode mode, const Look& l
   auto& context = static_cast<SystrapContext&>(c);
   Slot* slot = context.thread_.slot;
   // A thread that sleeps, or that needs this CPU, does not run while it is looked at.
-  const bool near = !cpu_of_bell_.empty() && __atomic_load_n(&slot->cpu, __ATOMIC_RELAXED) == static_cast<uint32_t>(cpu_of_bell_[self.bell]);
+  const bool near = !cpu_of_bell_.empty() && posted_on(*slot) == static_cast<uint32_t>(cpu_of_bell_[self.bell]);
   const bool asleep = (__atomic_load_n(&slot->state, __ATOMIC_RELAXED) & kSleeping) != 0;
   if (begin(context, mode, near || asleep ? Wanted::kHandOver : Wanted::kReplyOnly) != Begun::kReplyWritten) return false;
   start_looking();
@@ -370,7 +373,7 @@ Platform::Running SystrapPlatform::survey(uint64_t soon) const {
       continue;
     }
     ++result.dense;
-    result.dense_here |= __atomic_load_n(&context->thread_.slot->cpu, __ATOMIC_RELAXED) == here;
+    result.dense_here |= posted_on(*context->thread_.slot) == here;
   }
   return result;
 }

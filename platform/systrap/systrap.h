@@ -86,7 +86,11 @@ class SystrapContext final : public Context {
  public:
   SystrapContext(SystrapPlatform& platform, SystrapAddressSpace& as, StubThread thread);
   ~SystrapContext() override;
-  Registers& regs() override { return regs_; }
+  Registers& regs() override {
+    if (!complete_) complete_registers();
+    return regs_;
+  }
+  Registers& call_regs() override { return regs_; }
   void set_fs_base(uint64_t value) override;
   void set_gs_base(uint64_t value) override;
   bool save_xstate() override;
@@ -109,15 +113,21 @@ class SystrapContext final : public Context {
   enum Phase : uint32_t { kStopped, kRunning, kCommanded };
 
   Event read_event();
+  void read_call();
   void read_registers();
+  void read_kept_registers();  // all but those that hold a call's number and arguments, rcx and r11
+  void complete_registers();
   void write_reply(ResumeMode mode, bool all_published);
   void write_registers();
+  void set_reply(uint32_t reply);
   void fetch_frame_fp();
 
   SystrapPlatform& platform_;
   SystrapAddressSpace& as_;
   StubThread thread_;  // immutable but for its cpu: run_mu_
   Registers regs_;
+  bool complete_ = true;        // false: of regs_ only what call_regs() promises is there
+  uint64_t batch_target_ = ~uint64_t{0};  // what the slot has
   std::vector<uint8_t> xstate_;
   Event forced_;               // instead of what the slot says
   bool load_fp_ = false;
@@ -127,7 +137,6 @@ class SystrapContext final : public Context {
   bool gs_changed_ = false;
   bool in_frame_ = false;      // the stopped thread is in a signal frame (as it says)
   bool want_fp_ = false;       // the next resume only fetches FP state
-  bool last_syscall_ = false;
   bool continuation_ = false;  // the queue did not fit the ring: resumed_mode_ waits
   ResumeMode resumed_mode_ = ResumeMode::kFull;
   std::atomic<bool> interrupt_{false};

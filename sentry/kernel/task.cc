@@ -117,6 +117,7 @@ void Task::set_credentials(creds::CredPtr next) {
 }
 
 platform::Registers& Task::regs() { return private_->context->regs(); }
+platform::Registers& Task::call_regs() { return private_->context->call_regs(); }
 platform::Context& Task::context() { return *private_->context; }
 
 std::string Task::comm() const {

@@ -60,6 +60,7 @@ class Task final : public base::RefCounted, public vfs::OpContext {
   void override_credentials(creds::CredPtr next);
   void unshare_fds();                                        // a private copy of the descriptor table, TASK_ONLY
   platform::Registers& regs();                               // TASK_ONLY, while not in the guest
+  platform::Registers& call_regs();                          // likewise: number, arguments and result of a system call
   platform::Context& context();                              // TASK_ONLY
   std::string comm() const;
   void set_comm(std::string_view name);

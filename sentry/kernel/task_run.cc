@@ -77,7 +77,7 @@ std::string place_of(Task& task, uint64_t address) {
 base::stats::Timed timed_as(const platform::Event& event, platform::Context& context) {
   switch (event.kind) {
     case EventKind::kSyscall:
-      return static_cast<base::stats::Timed>(std::min<uint64_t>(context.regs().orig_rax, base::stats::kTimedCallsEnd - 1));
+      return static_cast<base::stats::Timed>(std::min<uint64_t>(context.call_regs().orig_rax, base::stats::kTimedCallsEnd - 1));
     case EventKind::kFault: return base::stats::kTimedFault;
     case EventKind::kException: return base::stats::kTimedException;
     default: return base::stats::kTimedInterrupt;
@@ -209,8 +209,8 @@ bool handle_syscall(Task& task, ResumeMode& mode) {
     case SyscallOutcome::kExit: return false;
   }
   const bool restartable = mode == ResumeMode::kSyscallReturn;
-  const bool restart_code = restartable && task.regs().rax >= static_cast<uint64_t>(-516L) &&
-                            task.regs().rax <= static_cast<uint64_t>(-512L);
+  const uint64_t result = task.call_regs().rax;
+  const bool restart_code = restartable && result >= static_cast<uint64_t>(-516L) && result <= static_cast<uint64_t>(-512L);
   if (!p.signal_pending.load(std::memory_order_seq_cst) && !p.saved_mask && !restart_code) [[likely]] return true;
   switch (handle_signals(task, restartable)) {
     case SignalOutcome::kNothing: return true;

@@ -15,7 +15,7 @@ int64_t encode_error(Errno e) { return -static_cast<int64_t>(e); }
 }  // namespace
 
 kernel::SyscallOutcome dispatch(Task& task) {
-  platform::Registers& regs = task.regs();
+  platform::Registers& regs = task.call_regs();
   const uint64_t number = regs.orig_rax;
   const SyscallRow* row = find_row(number);
   if (!row) [[unlikely]] {

@@ -55,7 +55,7 @@ inline constexpr int kInterruptSignal = 10;  // SIGUSR1
 enum SlotState : uint32_t {
   kFresh = 0,    // the thread has not started yet
   kEvent = 1,    // stub -> sentry: an event is in the slot
-  kRun = 2,      // sentry -> stub: do `reply_op`
+  kRun = 2,      // sentry -> stub: do `reply`
   kCommand = 3,  // sentry -> stub: do `command`, then kDone; the guest does not run
   kDone = 4,     // stub -> sentry: command finished, or thread just started
 };
@@ -75,7 +75,7 @@ enum ReplyFlags : uint32_t {
   kResetFp = 4,  // initial FP state (kLoadAll)
 };
 
-// Slot::event_kind beside the values of platform::EventKind (1..4 in this order).
+// Kinds of events beside the values of platform::EventKind (1..4 in this order).
 enum StubEvent : uint32_t {
   kStubSyscall = 1,
   kStubFault = 2,
@@ -85,6 +85,18 @@ enum StubEvent : uint32_t {
 };
 
 enum SlotMode : uint32_t { kModeFast = 0, kModeFrame = 1 };
+
+// Slot::head: kind of the event, mode, CPU where it was posted (a hint).
+constexpr uint32_t make_head(uint32_t kind, SlotMode mode, uint32_t cpu) { return (kind & 0xff) | mode << 8 | cpu << 16; }
+constexpr uint32_t kind_of(uint32_t head) { return head & 0xff; }
+constexpr SlotMode mode_of(uint32_t head) { return head >> 8 & 1 ? kModeFrame : kModeFast; }
+constexpr uint32_t cpu_of(uint32_t head) { return head >> 16; }
+// Slot::reply: ReplyOp and ReplyFlags.
+constexpr uint32_t make_reply(uint32_t op, uint32_t flags) { return op | flags << 8; }
+constexpr uint32_t op_of(uint32_t reply) { return reply & 0xff; }
+constexpr uint32_t flags_of(uint32_t reply) { return reply >> 8; }
+// Slot::number when rax does not fit: it is in `regs` then.
+inline constexpr uint32_t kWideNumber = ~uint32_t{0};
 
 struct StubRegisters {
   uint64_t rax, rbx, rcx, rdx, rsi, rdi, rbp, rsp, r8, r9, r10, r11, r12, r13, r14, r15, rip, eflags;
@@ -110,29 +122,32 @@ struct InPlaceIndex {
 inline constexpr InPlaceIndex kInPlaceIndex;
 
 // One guest thread's slot, at a multiple of kSlotSize: header, FP area, stack (which is also its signal stack).
+//
+// What a system call needs in both directions is in the first cache line, because each line that two CPUs pass to each other costs
+// as much as a short call. In the second one nothing changes from call to call. The rest is the stub's: the sentry
+// reads of it what somebody asks for, and writes it when a call changes more than rax.
 struct Slot {
   uint32_t state;
-  uint32_t reply_op;
-  uint32_t reply_flags;
-  uint32_t event_kind;
-  uint64_t batch_target;
-  int32_t signo, si_code;
-  uint64_t address, error_code, trapno;
-  uint32_t mode;
-  uint32_t frame_offset;  // of the FP state in the slot, in kModeFrame
+  uint32_t head;      // event: make_head()
+  uint64_t value[6];  // event kStubSyscall: the arguments; reply kReturn: rax in the first one
+  uint32_t number;    // event kStubSyscall: the low half of rax, or kWideNumber
+  uint32_t reply;     // make_reply()
 
-  uint64_t recover;  // not 0: the stub does what may fault; where its stack was
+  alignas(64) InPlaceSlot in_place;
+  uint64_t batch_target;  // operations of the ring that must be done before the guest goes on
+
+  alignas(64) uint64_t recover;  // not 0: the stub does what may fault; where its stack was
   uint32_t interrupt_pending;
   uint32_t pad1;
   uint64_t stack_top;
   StubRegisters regs;
-  InPlaceSlot in_place;
+  int32_t signo, si_code;
+  uint64_t address, error_code, trapno;
+  uint32_t frame_offset;  // of the FP state in the slot, in kModeFrame
   // The stub's own word, for statistics: what the sentry does not see happen.
   uint64_t in_place_count[16];  // by kInPlaceIndex
   uint64_t in_place_trapped;    // of these, how many came through SIGSYS
   uint64_t slept_count;
-  uint32_t was_syscall;
-  uint32_t cpu;  // where it posted its last event: a hint
   uint64_t woken_at, posted_at;  // time stamps of the last sleep's end and of the last event that rang: hints
   // Call sites that trapped once and are answered in place: the sentry has had its chance to patch them.
   uint64_t seen_site[64];
@@ -147,6 +162,7 @@ inline constexpr uint64_t kSlotXstateSize = 0x3000;
 inline constexpr uint64_t kSlotStack = 0x4000;
 static_assert(sizeof(Slot) <= 0x1000);
 static_assert(sizeof kInPlaceCalls <= sizeof(Slot::in_place_count) / sizeof(uint64_t));
+static_assert(offsetof(Slot, in_place) == 64 && offsetof(Slot, recover) == 128);
 static_assert(offsetof(Slot, recover) == SLOT_RECOVER && offsetof(Slot, interrupt_pending) == SLOT_PENDING);
 static_assert(offsetof(Slot, stack_top) == SLOT_STACK_TOP);
 static_assert(offsetof(Slot, regs.rax) == SLOT_RAX && offsetof(Slot, regs.rbx) == SLOT_RBX);

@@ -138,7 +138,7 @@ inline uint32_t current_cpu(const Doorbell* bell) {
 // ours to change: ring until somebody was woken or nobody needs it.
 void ring(Slot* slot) {
   const Bell* bells = doorbell()->bells;
-  const Bell* bell = &bells[doorbell()->bell_of_cpu[slot->cpu & 511] % kMaxBells];
+  const Bell* bell = &bells[doorbell()->bell_of_cpu[cpu_of(slot->head) & 511] % kMaxBells];
   if (load(&bell->away)) {
     for (uint32_t i = 0; i < doorbell()->bell_count; ++i)
       if (load(&bells[i].asleep)) bell = &bells[i];
@@ -156,18 +156,26 @@ void ring(Slot* slot) {
 
 // Tells the sentry, and waits for its reply for a little while where an executor is looking for events on another CPU.
 // Otherwise the executor of this CPU is woken: it runs when this thread sleeps.
-void post(Slot* slot, uint32_t kind) {
+void post(Slot* slot, uint32_t kind, SlotMode mode) {
   const Doorbell* bell = doorbell();
-  slot->event_kind = kind;
+  const uint32_t head = make_head(kind, mode, current_cpu(bell));
   slot->interrupt_pending = 0;
-  slot->cpu = current_cpu(bell);
-  __atomic_exchange_n(&slot->state, static_cast<uint32_t>(kEvent), __ATOMIC_SEQ_CST);
+  if (kind == kStubSyscall) {
+    const StubRegisters& r = slot->regs;
+    slot->value[0] = r.rdi; slot->value[1] = r.rsi; slot->value[2] = r.rdx;
+    slot->value[3] = r.r10; slot->value[4] = r.r8; slot->value[5] = r.r9;
+    slot->number = r.rax >> 32 ? kWideNumber : static_cast<uint32_t>(r.rax);
+  }
+  slot->head = head;
+  __atomic_store_n(&slot->state, static_cast<uint32_t>(kEvent), __ATOMIC_RELEASE);
   if (load(&bell->lookers)) {
     for (uint32_t n = bell->spin; n; --n) {
       if (load(&slot->state) != kEvent) return;
       asm volatile("pause");
     }
   }
+  // The event is there for all before we look who sleeps: see prepare_sleep() of the sentry.
+  __atomic_thread_fence(__ATOMIC_SEQ_CST);
   slot->posted_at = ticks();
   ring(slot);
 }
@@ -200,7 +208,7 @@ void do_command(Slot* slot) {
   futex_wake(&slot->state, 1);
 }
 
-// Waits for the sentry's reply and does what needs no guest state; returns how to go on.
+// Waits for the sentry's reply and does what needs no guest state; returns `reply`: how to go on.
 uint32_t wait_reply(Slot* slot) {
   for (;;) {
     if (wait_state(slot) == kCommand) {
@@ -208,8 +216,9 @@ uint32_t wait_reply(Slot* slot) {
       continue;
     }
     work_off(slot->batch_target);
-    if (slot->reply_op != kBatchOnly) return slot->reply_op;
-    post(slot, kStubBatchDone);
+    const uint32_t reply = slot->reply;
+    if (op_of(reply) != kBatchOnly) return reply;
+    post(slot, kStubBatchDone, kModeFast);
   }
 }
 
@@ -394,19 +403,16 @@ void load_fp(Slot* slot, UContext* uc, bool reset) {
 
 // The guest is stopped in this frame, its registers and the event are in the slot: tell the sentry, do as it says.
 void report(Slot* slot, UContext* uc, uint32_t kind, bool complete_frame) {
-  slot->mode = kModeFrame;
   slot->frame_offset = static_cast<uint32_t>(uc->mc.fpstate - addr(slot));
-  slot->was_syscall = kind == kStubSyscall;
-  post(slot, kind);
-  uint32_t op = wait_reply(slot);
-  uint32_t flags = slot->reply_flags;
-  while (op == kReportFp) {
-    post(slot, kStubInterrupted);
-    op = wait_reply(slot);
-    flags = slot->reply_flags;
+  post(slot, kind, kModeFrame);
+  uint32_t reply = wait_reply(slot);
+  while (op_of(reply) == kReportFp) {
+    post(slot, kStubInterrupted, kModeFrame);
+    reply = wait_reply(slot);
   }
-  if (op == kReturn && complete_frame) {
-    uc->mc.rax = slot->regs.rax;
+  const uint32_t flags = flags_of(reply);
+  if (op_of(reply) == kReturn && complete_frame) {
+    uc->mc.rax = slot->value[0];
     if (flags & kLoadFs) wrfs(slot->regs.fs_base);
     return;
   }
@@ -418,9 +424,8 @@ void report(Slot* slot, UContext* uc, uint32_t kind, bool complete_frame) {
 
 // A fast-mode thread came here with the reply already in the slot.
 void continue_in_frame(Slot* slot, UContext* uc) {
-  uint32_t op = slot->reply_op;
-  uint32_t flags = slot->reply_flags;
-  if (op == kReportFp) {
+  const uint32_t reply = slot->reply, flags = flags_of(reply);
+  if (op_of(reply) == kReportFp) {
     report(slot, uc, kStubInterrupted, false);
     return;
   }
@@ -514,15 +519,15 @@ alignas(64) constexpr uint32_t kInitialXstate[576 / 4] = {0x37f, 0, 0, 0, 0, 0, 
 // Waits for the reply and does it; then fast_window may load the guest's registers from the slot.
 void obey(Slot* slot) {
   for (;;) {
-    const uint32_t op = wait_reply(slot), flags = slot->reply_flags;
+    const uint32_t reply = wait_reply(slot), op = op_of(reply), flags = flags_of(reply);
     if (op == kReportFp) {
       xsave(reinterpret_cast<uint8_t*>(slot) + kSlotXstate);
-      slot->mode = kModeFast;
       slot->frame_offset = kSlotXstate;
-      post(slot, kStubInterrupted);
+      post(slot, kStubInterrupted, kModeFast);
       continue;
     }
     if (op == kReturn) {
+      slot->regs.rax = slot->value[0];
       if (flags & kLoadFs) wrfs(slot->regs.fs_base);
       return;
     }
@@ -536,10 +541,9 @@ void obey(Slot* slot) {
 }
 
 void report_fast(Slot* slot, uint32_t kind) {
-  slot->mode = kModeFast;
   slot->regs.fs_base = rdfs();
   slot->regs.gs_base = 0;
-  post(slot, kind);
+  post(slot, kind, kModeFast);
   obey(slot);
 }
 
