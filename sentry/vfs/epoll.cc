@@ -54,6 +54,10 @@ struct ItemsOfTarget {
 struct EpollFile::Ready {
   base::IntrusiveList<EpollItem, &EpollItem::ready_hook_> list;
   size_t count = 0;
+  // An item is off the list while somebody looks at its target. Who finds the list empty meanwhile would wait although the
+  // item may come back: it leaves a note, and is woken when one does (ep_done_scan of Linux wakes then, too).
+  size_t looked_at = 0;
+  bool missed = false;
 };
 
 base::RefPtr<EpollFile> EpollFile::create(OpContext& ctx) {
@@ -147,6 +151,7 @@ base::Result<void> EpollFile::modify(FileDescription& target, abi::Fd fd, EpollE
     base::MutexLock ready(ready_mu_);
     item->set_event(event);
   }
+  std::atomic_thread_fence(std::memory_order_seq_cst);  // who changes the target sees the mask, or we see the change
   if (target.readiness(event.events & ~kModeBits) & item->mask_.load()) make_ready(*item);
   return {};
 }
@@ -179,59 +184,75 @@ base::RefPtr<EpollItem> EpollFile::pop_ready(base::RefPtr<FileDescription>& targ
   EpollItem* item = ready_->list.pop_front();
   if (!item) return nullptr;
   --ready_->count;
+  ++ready_->looked_at;
   // A target whose last reference is gone waits for our lock in detach_locked(): the pointer is good, the object is not.
   if (item->target_->try_ref()) target = base::RefPtr<FileDescription>::adopt(item->target_);
   return base::RefPtr<EpollItem>(item);
 }
 
-size_t EpollFile::collect(std::span<EpollEvent> out) {
-  size_t left;  // each item once, although level-triggered ones come back to the list
-  {
-    base::MutexLock lock(ready_mu_);
-    left = ready_->count;
+// The end of what pop_ready() began; `back` tells where the item goes. True when somebody must be woken for it.
+bool EpollFile::looked_locked(EpollItem& item, Back back) {
+  if (back != Back::kNot && item.target_ && !item.ready_hook_.linked()) {
+    if (back == Back::kFirst) ready_->list.push_front(item);
+    else ready_->list.push_back(item);
+    ++ready_->count;
   }
+  const bool wake = ready_->missed && ready_->count != 0;
+  if (--ready_->looked_at == 0 || wake) ready_->missed = false;
+  return wake;
+}
+
+// Which event the item gives, if any: ready_mu_ is held, `ready` was seen without it.
+bool EpollFile::take_event_locked(EpollItem& item, PollMask ready, EpollEvent& out) {
+  // Another thread may have taken a one-shot event meanwhile.
+  if (ready == 0 || !item.target_ || item.mask_.load(std::memory_order_relaxed) == 0) return false;
+  out = {ready, item.event_.data};
+  if (item.event_.events & kEpollOneShot) item.mask_.store(0, std::memory_order_relaxed);
+  return true;
+}
+
+size_t EpollFile::collect(std::span<EpollEvent> out) {
+  const size_t most = begin_looking();  // each item once, although level-triggered ones come back to the list
   size_t n = 0;
-  for (; left != 0 && n < out.size(); --left) {
+  bool wake = false;
+  for (size_t left = most; left != 0 && n < out.size(); --left) {
     base::RefPtr<FileDescription> target;
     base::RefPtr<EpollItem> item = pop_ready(target);
     if (!item) break;
     const uint32_t mask = item->mask_.load(std::memory_order_relaxed);
-    if (!target || mask == 0) continue;
-    const PollMask ready = target->readiness(mask) & mask;
-    if (!ready) continue;
+    const PollMask ready = target && mask != 0 ? target->readiness(mask) & mask : 0;
     base::MutexLock lock(ready_mu_);
-    if (!item->target_) continue;
-    out[n++] = {ready, item->event_.data};
-    if (item->event_.events & kEpollOneShot) {
-      item->mask_.store(0, std::memory_order_relaxed);
-    } else if (!(item->event_.events & kEpollEdge) && !item->ready_hook_.linked()) {
-      ready_->list.push_back(*item);
-      ++ready_->count;
-    }
+    const bool taken = take_event_locked(*item, ready, out[n]);
+    n += taken;
+    const bool level = taken && !(item->event_.events & (kEpollOneShot | kEpollEdge));
+    wake |= looked_locked(*item, level ? Back::kLast : Back::kNot);
   }
+  if (n == 0 && most != 0) wake |= begin_looking() != 0;  // others were faster, and gave some back
+  if (wake) queue_.notify(kPollIn | kPollRdNorm);
   return n;
 }
 
+// How many items there are to look at; with none, whoever gives one back wakes the caller.
+size_t EpollFile::begin_looking() {
+  base::MutexLock lock(ready_mu_);
+  if (ready_->count == 0 && ready_->looked_at != 0) ready_->missed = true;
+  return ready_->count;
+}
+
 PollMask EpollFile::readiness(PollMask) {
-  size_t left;
-  {
-    base::MutexLock lock(ready_mu_);
-    left = ready_->count;
-  }
-  for (; left != 0; --left) {
+  PollMask result = 0;
+  bool wake = false;
+  for (size_t left = begin_looking(); left != 0 && result == 0; --left) {
     base::RefPtr<FileDescription> target;
     base::RefPtr<EpollItem> item = pop_ready(target);
     if (!item) break;
     const uint32_t mask = item->mask_.load(std::memory_order_relaxed);
-    if (!target || !(target->readiness(mask) & mask)) continue;
+    if (target && target->readiness(mask) & mask) result = kPollIn | kPollRdNorm;
     base::MutexLock lock(ready_mu_);
-    if (item->target_ && !item->ready_hook_.linked()) {
-      ready_->list.push_front(*item);
-      ++ready_->count;
-    }
-    return kPollIn | kPollRdNorm;
+    wake |= looked_locked(*item, result ? Back::kFirst : Back::kNot);
   }
-  return 0;
+  if (wake) queue_.notify(kPollIn | kPollRdNorm);
+  return result;
 }
 
 std::string EpollFile::fdinfo() const {
