@@ -39,7 +39,7 @@ enum class LockRank : uint16_t {
   kMemoryFile = 140,      // page allocation
   kFutexBucket = 150,
   kFutexBucketSecond = 151,
-  kPipe = 154,            // pipe and other small in-memory objects
+  kPipe = 154,            // pipe and other small in-memory objects; what the reactor notifies of a host socket
   kWaitQueue = 160,
   kSleepLock = 162,       // waiters of a vfs::SleepLock
   kEpollQueue = 164,      // who waits on an epoll instance; nests, as epoll instances do (they form no loop)

@@ -16,6 +16,7 @@
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task.h"
 #include "sentry/net/host_calls.h"
+#include "sentry/net/tcp_end.h"
 
 namespace sentry::net {
 
@@ -30,6 +31,7 @@ namespace {
 constexpr size_t kMaxDatagram = 65536;
 constexpr size_t kMaxSegments = 64;
 constexpr size_t kMaxControl = 1024;
+constexpr int32_t kTcpInq = 36;
 
 base::Err host_failure() { return err(base::guest_errno_from_host(errno)); }
 
@@ -60,8 +62,9 @@ class InetSocket final : public Socket {
  public:
   InetSocket(base::UniqueFd fd, int32_t family, int32_t type, int32_t protocol, uint32_t status_flags,
              const creds::Credentials& owner, kernel::Reactor& reactor)
-      : Socket(family, type, protocol, status_flags, owner), fd_(std::move(fd)), reactor_(reactor), uid_(owner.euid.value()) {
-    watch_ = reactor_.watch(fd_.get(), queue_);
+      : Socket(family, type, protocol, status_flags, owner), fd_(std::move(fd)),
+        end_(base::make_ref<TcpEnd>(fd_.get(), *this)), reactor_(reactor), uid_(owner.euid.value()) {
+    watch_ = reactor_.watch(fd_.get(), end_->host_queue());
     base::MutexLock lock(registry().mu);
     registry().sockets.insert(this);
   }
@@ -70,15 +73,14 @@ class InetSocket final : public Socket {
       base::MutexLock lock(registry().mu);
       registry().sockets.erase(this);
     }
+    end_->close();
     reactor_.unwatch(watch_);
+    fd_.reset();
+    end_->tell_peer_of_close();
   }
 
-  vfs::WaitQueue* wait_queue() override { return &queue_; }
-  vfs::PollMask readiness(vfs::PollMask interest) override {
-    pollfd p{fd_.get(), static_cast<short>(interest | POLLERR | POLLHUP), 0};
-    if (poll(&p, 1, 0) <= 0) return 0;
-    return static_cast<uint16_t>(p.revents);
-  }
+  vfs::WaitQueue* wait_queue() override { return &end_->queue(); }
+  vfs::PollMask readiness(vfs::PollMask interest) override { return end_->readiness(interest); }
 
   Result<void> bind(vfs::OpContext&, const SocketAddress& a) override {
     TRY(check_address(a));
@@ -99,12 +101,8 @@ class InetSocket final : public Socket {
     if (getpeername(fd_.get(), reinterpret_cast<sockaddr*>(&s), &n) != 0) return host_failure();
     return from_host(s, n);
   }
-  Result<void> shutdown(vfs::OpContext&, int32_t how) override {
-    if (how < 0 || how > 2) return err(kEINVAL);
-    const int r = ::shutdown(fd_.get(), how);
-    const Result<void> result = r == 0 ? Result<void>{} : host_failure();
-    queue_.notify(vfs::kPollAll);
-    return result;
+  Result<void> shutdown(vfs::OpContext& ctx, int32_t how) override {
+    return how < 0 || how > 2 ? err(kEINVAL) : end_->shutdown(ctx, how);
   }
   Result<void> connect(vfs::OpContext& ctx, const SocketAddress& a) override;
   Result<size_t> get_option(vfs::OpContext& ctx, int32_t level, int32_t name, std::span<uint8_t> out) override;
@@ -116,7 +114,8 @@ class InetSocket final : public Socket {
   Result<RefPtr<Socket>> try_accept(vfs::OpContext& ctx, uint32_t status_flags, SocketAddress* peer) override;
   Result<size_t> try_send(vfs::OpContext& ctx, vfs::IoBuffer& src, SendArgs& args) override;
   Result<RecvResult> try_receive(vfs::OpContext& ctx, vfs::IoBuffer& dst, uint32_t flags) override;
-  Result<int32_t> readable_bytes() override { return queue_ioctl(FIONREAD); }
+  size_t low_water() const override { return static_cast<size_t>(end_->low_water()); }
+  Result<int32_t> readable_bytes() override { return end_->readable_bytes(); }
   Result<int32_t> unsent_bytes() override { return queue_ioctl(TIOCOUTQ); }
 
  private:
@@ -130,10 +129,16 @@ class InetSocket final : public Socket {
     int32_t value = 0;
     return ::ioctl(fd_.get(), request, &value) == 0 ? Result<int32_t>(value) : host_failure();
   }
+  // A receive from the host would give bytes that those before may be taken together with.
+  bool more_at_once() { return queue_ioctl(FIONREAD).value_or(0) > 0 && queue_ioctl(SIOCATMARK).value_or(1) == 0; }
   Result<void> finish_connect();
+  void note_connected(vfs::OpContext& ctx);
+  Result<size_t> host_send(vfs::IoBuffer& src, SendArgs& args);
+  Result<RecvResult> host_receive(vfs::IoBuffer& dst, uint32_t flags);
 
   base::UniqueFd fd_;
-  vfs::WaitQueue queue_;
+  const RefPtr<TcpEnd> end_;
+  std::atomic<bool> connecting_{false};  // connect(2) was called, and end_ does not know yet that it succeeded
   kernel::Reactor& reactor_;
   kernel::Reactor::WatchId watch_ = 0;
   const uint32_t uid_;
@@ -148,13 +153,27 @@ Result<void> InetSocket::finish_connect() {
   return error == 0 ? Result<void>{} : err(base::guest_errno_from_host(error));
 }
 
+// Its other end may be a socket of this sandbox.
+void InetSocket::note_connected(vfs::OpContext& ctx) {
+  const Result<SocketAddress> local = local_address(ctx), peer = peer_address(ctx);
+  connecting_.store(!local || !peer);
+  if (local && peer) end_->connected(ctx, *local, *peer);
+}
+
 Result<void> InetSocket::connect(vfs::OpContext& ctx, const SocketAddress& a) {
   TRY(check_address(a));
-  if (::connect(fd_.get(), raw(a), a.length) == 0) return {};
+  auto attempt = [&] { return ::connect(fd_.get(), raw(a), a.length) == 0 ? Result<void>{} : host_failure(); };
+  if (type() != kSockStream) return attempt();
+  if (a.family() == kAfUnspec) return end_->disconnect(ctx, attempt);
+  Result<void> done = attempt();
+  if (!done && done.error() != kEINPROGRESS && done.error() != kEALREADY) return done;
   // A restarted connect(2) finds its own first attempt under way.
-  if (is_nonblocking() || (errno != EINPROGRESS && errno != EALREADY)) return host_failure();
-  Result<void> done = wait_for<void>(ctx, queue_, vfs::kPollOut, send_timeout_ns_.load(), [this] { return finish_connect(); });
-  return !done && done.error() == kEAGAIN ? err(kEINPROGRESS) : done;
+  if (!done && !is_nonblocking()) {
+    done = wait_for<void>(ctx, end_->queue(), vfs::kPollOut, send_timeout_ns_.load(), [this] { return finish_connect(); });
+    if (!done && done.error() == kEAGAIN) done = err(kEINPROGRESS);
+  }
+  if (done || done.error() == kEINPROGRESS) note_connected(ctx);
+  return done;
 }
 
 Result<RefPtr<Socket>> InetSocket::try_accept(vfs::OpContext& ctx, uint32_t status_flags, SocketAddress* peer) {
@@ -163,7 +182,10 @@ Result<RefPtr<Socket>> InetSocket::try_accept(vfs::OpContext& ctx, uint32_t stat
   base::UniqueFd fd(accept4(fd_.get(), reinterpret_cast<sockaddr*>(&s), &n, SOCK_NONBLOCK | SOCK_CLOEXEC));
   if (!fd) return host_failure();
   if (peer) *peer = from_host(s, n);
-  return RefPtr<Socket>(base::make_ref<InetSocket>(std::move(fd), family(), type(), protocol(), status_flags, ctx.creds(), reactor_));
+  auto made = base::make_ref<InetSocket>(std::move(fd), family(), type(), protocol(), status_flags, ctx.creds(), reactor_);
+  made->end_->accepted_from(*end_);
+  made->note_connected(ctx);
+  return RefPtr<Socket>(std::move(made));
 }
 
 Result<size_t> InetSocket::get_option(vfs::OpContext& ctx, int32_t level, int32_t name, std::span<uint8_t> out) {
@@ -191,12 +213,16 @@ Result<void> InetSocket::set_option(vfs::OpContext& ctx, int32_t level, int32_t 
   if (!option || !option->settable) return err(kENOPROTOOPT);
   if (value.size() > 256) return err(kEINVAL);
   if (setsockopt(fd_.get(), level, name, value.data(), static_cast<socklen_t>(value.size())) != 0) return host_failure();
+  const int32_t number = int_option(value).value_or(0);
+  if (level == kSolSocket && name == kSoRcvLowat) end_->set_low_water(number);
+  const bool adds_control = level == kSolSocket ? name == kSoTimestamp || name == kSoTimestampNs : level == IPPROTO_TCP && name == kTcpInq;
+  if (adds_control && number != 0) end_->use_host();
   return {};
 }
 
 Result<int64_t> InetSocket::ioctl(vfs::OpContext& ctx, uint32_t request, uint64_t arg) {
   if (request != SIOCATMARK) return Socket::ioctl(ctx, request, arg);
-  const int32_t value = TRY(queue_ioctl(SIOCATMARK));
+  const int32_t value = TRY(end_->at_mark());
   TRY(ctx.user_memory().copy_out(abi::Addr(arg), &value, sizeof value));
   return 0;
 }
@@ -223,12 +249,19 @@ size_t fill_vectors(std::span<const memory::HostSegment> segments, iovec (&vecto
   return n;
 }
 
-Result<size_t> InetSocket::try_send(vfs::OpContext&, vfs::IoBuffer& src, SendArgs& args) {
+Result<size_t> InetSocket::try_send(vfs::OpContext& ctx, vfs::IoBuffer& src, SendArgs& args) {
   if (!args.control.files.empty() || args.control.cred) return err(kEINVAL);
   TRY(check_protocol_control(args.control.protocol));
+  if (args.to) TRY(check_address(*args.to));
+  if (type() != kSockStream) return host_send(src, args);
+  const Result<size_t> sent = end_->send(ctx, src, args.flags, [&] { return host_send(src, args); });
+  if (sent && connecting_.load(std::memory_order_relaxed)) note_connected(ctx);
+  return sent;
+}
+
+Result<size_t> InetSocket::host_send(vfs::IoBuffer& src, SendArgs& args) {
   msghdr m{};
   if (args.to) {
-    TRY(check_address(*args.to));
     m.msg_name = const_cast<uint8_t*>(args.to->bytes.data());
     m.msg_namelen = args.to->length;
   }
@@ -257,7 +290,14 @@ Result<size_t> InetSocket::try_send(vfs::OpContext&, vfs::IoBuffer& src, SendArg
   return sent;
 }
 
-Result<RecvResult> InetSocket::try_receive(vfs::OpContext&, vfs::IoBuffer& dst, uint32_t flags) {
+Result<RecvResult> InetSocket::try_receive(vfs::OpContext& ctx, vfs::IoBuffer& dst, uint32_t flags) {
+  if (type() != kSockStream) return host_receive(dst, flags);
+  Result<RecvResult> got = end_->receive(ctx, dst, flags, [&] { return host_receive(dst, flags); });
+  if (got && connecting_.load(std::memory_order_relaxed)) note_connected(ctx);
+  return got;
+}
+
+Result<RecvResult> InetSocket::host_receive(vfs::IoBuffer& dst, uint32_t flags) {
   RecvResult result;
   sockaddr_storage from{};
   uint8_t control[kMaxControl];
@@ -273,17 +313,31 @@ Result<RecvResult> InetSocket::try_receive(vfs::OpContext&, vfs::IoBuffer& dst, 
     const ssize_t got = recvmsg(fd_.get(), &m, static_cast<int>(host_flags | extra));
     return got >= 0 ? Result<size_t>(static_cast<size_t>(got)) : host_failure();
   };
-  if (type() == kSockStream && (flags & (kMsgTrunc | kMsgErrQueue)) == 0 && dst.remaining() != 0) {
-    result.bytes = TRY(dst.with_segments(dst.remaining(), memory::Access::kWrite, [&](std::span<const memory::HostSegment> segments) {
-      iovec v[kMaxSegments];
-      return receive_vectors(v, fill_vectors(segments, v), 0);
-    }));
+  const bool in_place = type() == kSockStream && (flags & (kMsgTrunc | kMsgErrQueue | kMsgPeek)) == 0;
+  if (in_place && dst.remaining() != 0) {
+    // A buffer gives one piece at a time. The next one is asked for only when it cannot end in an error, which would be lost.
+    for (bool filled = true; filled && dst.remaining() != 0;) {
+      const Result<size_t> got =
+          dst.with_segments(dst.remaining(), memory::Access::kWrite, [&](std::span<const memory::HostSegment> segments) {
+            iovec v[kMaxSegments];
+            const size_t n = fill_vectors(segments, v);
+            Result<size_t> r = receive_vectors(v, n, 0);
+            size_t asked = 0;
+            for (size_t i = 0; i < n; ++i) asked += v[i].iov_len;
+            filled = r && *r == asked && m.msg_controllen == 0 && dst.remaining() != asked && more_at_once();
+            return r;
+          });
+      if (!got && result.bytes == 0) return err(got.error());
+      if (!got) break;
+      result.bytes += *got;
+    }
   } else {
     std::vector<uint8_t> bytes(std::min(dst.remaining(), kMaxDatagram));
     iovec v{bytes.data(), bytes.size()};
     const size_t full = TRY(receive_vectors(&v, 1, type() == kSockDgram ? uint32_t{kMsgTrunc} : 0u));
     const size_t n = std::min(full, bytes.size());
     const bool discards = type() == kSockStream && (flags & kMsgTrunc) != 0;
+    if (discards) dst.truncate(dst.remaining() - n);
     if (n != 0 && !discards && TRY(dst.put(bytes.data(), n)) < n) return err(kEFAULT);
     result.bytes = (flags & kMsgTrunc) != 0 ? full : n;
   }

@@ -109,8 +109,21 @@ Result<size_t> Socket::send(vfs::OpContext& ctx, vfs::IoBuffer& src, SendArgs& a
   return sent;
 }
 
+// tcp_recvmsg_locked(): a peek that wants all waits for all to be there.
+Result<void> Socket::wait_to_peek_all(vfs::OpContext& ctx, size_t bytes) {
+  constexpr vfs::PollMask kEnds = vfs::kPollRdHup | vfs::kPollHup | vfs::kPollErr;
+  const Result<void> done = wait_for<void>(ctx, *wait_queue(), vfs::kPollIn | kEnds, receive_timeout_ns_.load(), [&]() -> Result<void> {
+    const bool ready = static_cast<size_t>(readable_bytes().value_or(INT32_MAX)) >= bytes || (readiness(kEnds) & kEnds) != 0;
+    return ready ? Result<void>{} : err(kEAGAIN);
+  });
+  return done || readable_bytes().value_or(0) > 0 ? Result<void>{} : done;
+}
+
 Result<RecvResult> Socket::receive(vfs::OpContext& ctx, vfs::IoBuffer& dst, uint32_t flags) {
   const bool nonblocking = is_nonblocking() || (flags & (kMsgDontWait | kMsgErrQueue)) != 0;
+  constexpr uint32_t kPeekAll = kMsgPeek | kMsgWaitAll;
+  if (protocol_ == kProtocolTcp && !nonblocking && (flags & kPeekAll) == kPeekAll && (flags & kMsgOob) == 0)
+    TRY(wait_to_peek_all(ctx, dst.remaining()));
   auto once = [&]() -> Result<RecvResult> {
     Result<RecvResult> got = try_receive(ctx, dst, flags);
     if (got || got.error() != kEAGAIN || nonblocking) return got;
@@ -118,8 +131,9 @@ Result<RecvResult> Socket::receive(vfs::OpContext& ctx, vfs::IoBuffer& dst, uint
                                 receive_timeout_ns_.load(), [&] { return try_receive(ctx, dst, flags); });
   };
   RecvResult result = TRY(once());
-  if (type_ != kSockStream || (flags & kMsgWaitAll) == 0 || (flags & kMsgPeek) != 0) return result;
-  while (dst.remaining() != 0 && result.control.empty()) {
+  if (type_ != kSockStream || (flags & kMsgPeek) != 0 || result.bytes == 0) return result;
+  const size_t target = (flags & kMsgWaitAll) != 0 ? SIZE_MAX : nonblocking ? 0 : low_water();
+  while (dst.remaining() != 0 && result.control.empty() && result.bytes < target) {
     Result<RecvResult> more = once();
     if (!more || more->bytes == 0) break;
     result.bytes += more->bytes;

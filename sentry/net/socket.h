@@ -27,6 +27,7 @@ enum : uint32_t {
   kMsgWaitAll = 0x100, kMsgConfirm = 0x800, kMsgErrQueue = 0x2000, kMsgNoSignal = 0x4000, kMsgMore = 0x8000,
   kMsgWaitForOne = 0x10000, kMsgCmsgCloexec = 0x40000000,
 };
+enum : int32_t { kProtocolTcp = 6 };
 enum : int32_t { kSolSocket = 1 };
 enum : int32_t {
   kSoDebug = 1, kSoReuseAddr = 2, kSoType = 3, kSoError = 4, kSoDontRoute = 5, kSoBroadcast = 6, kSoSndBuf = 7, kSoRcvBuf = 8,
@@ -125,6 +126,8 @@ class Socket : public vfs::FileDescription {
   // Takes from `src` what fits; kEAGAIN when nothing does. Ancillary data goes with the first byte.
   virtual base::Result<size_t> try_send(vfs::OpContext& ctx, vfs::IoBuffer& src, SendArgs& args) = 0;
   virtual base::Result<RecvResult> try_receive(vfs::OpContext& ctx, vfs::IoBuffer& dst, uint32_t flags) = 0;
+  // SO_RCVLOWAT: a receiver of a stream that may wait does so for this much.
+  virtual size_t low_water() const { return 1; }
   // What a sender that got kEAGAIN waits on; a datagram sender waits for its target.
   vfs::WaitQueue& send_queue(SendArgs& args) { return args.wait_queue ? *args.wait_queue : *wait_queue(); }
   // An argument for the ioctls on the receive queue (FIONREAD) and the send queue (TIOCOUTQ).
@@ -143,6 +146,7 @@ class Socket : public vfs::FileDescription {
   std::atomic<uint64_t> linger_{0};
 
  private:
+  base::Result<void> wait_to_peek_all(vfs::OpContext& ctx, size_t bytes);
   const int32_t family_, type_, protocol_;
   const uint64_t cookie_;
   std::atomic<uint64_t> inode_number_{0};
