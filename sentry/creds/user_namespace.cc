@@ -89,12 +89,15 @@ std::optional<abi::KGid> UserNamespace::map_gid(abi::Gid id) const {
   return v ? std::optional(abi::KGid(*v)) : std::nullopt;
 }
 
+// The sandbox's root namespace knows every id by its own name, from the start and for good.
 abi::Uid UserNamespace::unmap_uid(abi::KUid id) const {
+  if (level_ == 0 && id.value() != kWholeRange) return abi::Uid(id.value());
   base::MutexLock lock(mu_);
   return abi::Uid(map_up(uids_, id.value()).value_or(kOverflowId));
 }
 
 abi::Gid UserNamespace::unmap_gid(abi::KGid id) const {
+  if (level_ == 0 && id.value() != kWholeRange) return abi::Gid(id.value());
   base::MutexLock lock(mu_);
   return abi::Gid(map_up(gids_, id.value()).value_or(kOverflowId));
 }

@@ -101,13 +101,13 @@ base::Result<std::string> MemoryManager::read_cstring(Addr src, size_t max) {
   auto done = for_bytes(*impl_, src.value(), max + 1, Impl::Want::kRead, [&](std::span<uint8_t> bytes, size_t) {
     // Copied first and searched after: the guest may change it in between.
     for (size_t at = 0; at < bytes.size() && !ended;) {
-      size_t old = s.size(), step = std::min<size_t>(256, bytes.size() - at);
-      s.append(reinterpret_cast<const char*>(bytes.data()) + at, step);
+      char copy[256];
+      const size_t step = std::min(sizeof copy, bytes.size() - at);
+      memcpy(copy, bytes.data() + at, step);
       at += step;
-      if (size_t nul = s.find('\0', old); nul != std::string::npos) {
-        s.resize(nul);
-        ended = true;
-      }
+      const size_t length = strnlen(copy, step);
+      s.append(copy, length);
+      ended = length != step;
     }
     return !ended;
   });

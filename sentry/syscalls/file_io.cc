@@ -132,10 +132,9 @@ Result<vfs::Path> lookup_at(Task& task, int32_t dirfd, UserCString user_path, ui
 Result<vfs::PathStat> stat_at(Task& task, int32_t dirfd, UserCString user_path, uint32_t at_flags) {
   const AtPath at = TRY(read_at_path(task, dirfd, user_path, at_flags));
   if (at.is_descriptor) {
-    vfs::Path path = TRY(task.get_file(Fd(dirfd)))->path();
-    vfs::Stat stat = TRY(path.inode().stat(task));
-    const bool is_root = path.dentry == path.mount->root();
-    return vfs::PathStat{std::move(stat), std::move(path.mount), is_root};
+    const auto file = TRY(task.get_file(Fd(dirfd)));
+    const vfs::Path& path = file->path();
+    return vfs::PathStat{TRY(path.inode().stat(task)), path.mount, path.dentry == path.mount->root()};
   }
   return vfs::walk_stat(task, TRY(start_of(task, dirfd, at.text)), at.text, at.lookup_flags);
 }
