@@ -176,10 +176,10 @@ struct PatchPlan {
   uint8_t count = 0;  // 0: leave this site alone
 };
 
-// How long resume_and_look() goes on: until `work` is not zero, or `ticks` of the time-stamp counter have passed.
+// How long resume_and_look() goes on: until `work` is not zero, or to this value of the time-stamp counter.
 struct Look {
   const std::atomic<uint32_t>& work;
-  uint64_t ticks;
+  uint64_t until;
 };
 
 class Platform {

@@ -152,11 +152,6 @@ Event SystrapContext::read_event() {
   }
   const uint32_t head = peek(slot.head), kind = kind_of(head);
   in_frame_ = mode_of(head) == kModeFrame;
-  if (kind == kStubSyscall) {
-    read_call();
-    event.kind = EventKind::kSyscall;
-    return event;
-  }
   read_registers();
   switch (kind) {
     case kStubFault: event.kind = EventKind::kFault; break;
@@ -185,14 +180,19 @@ Event SystrapContext::read_event() {
 }
 
 // A system call: number and arguments. The other registers stay where they are until somebody asks for them.
-void SystrapContext::read_call() {
+bool SystrapContext::read_call() {
   const Slot& slot = *thread_.slot;
+  const uint32_t head = peek(slot.head);
+  if (kind_of(head) != kStubSyscall || want_fp_) return false;
+  in_frame_ = mode_of(head) == kModeFrame;
   regs_.rdi = peek(slot.value[0]); regs_.rsi = peek(slot.value[1]); regs_.rdx = peek(slot.value[2]);
   regs_.r10 = peek(slot.value[3]); regs_.r8 = peek(slot.value[4]); regs_.r9 = peek(slot.value[5]);
   const uint32_t number = peek(slot.number);
   regs_.orig_rax = number == kWideNumber ? peek(slot.regs.rax) : number;
   regs_.rax = static_cast<uint64_t>(-int64_t{38});  // -ENOSYS, as Linux has it at this point
   complete_ = false;
+  asm volatile("prefetchw %0" : : "m"(slot.state));  // the answer goes into this line
+  return true;
 }
 
 // What read_call() left. The thread is stopped, so it is there still; each register is read once all the same.

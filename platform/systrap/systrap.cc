@@ -30,13 +30,29 @@ namespace {
 constexpr unsigned kPoolTarget = 2;
 constexpr uint32_t kSpin = 400;
 constexpr uint64_t kNotSoonTicks = 100'000;
+// In ticks: no call is answered sooner, and no guest that got its answer calls again sooner. Who waits looks from then on: each look
+// takes the line of the slot away from the one that will write it.
+constexpr uint64_t kAnswerTicks = 350, kReturnTicks = 160;
 
 // What an executor's thread knows of itself.
 struct Self {
   const void* looking = nullptr;  // the platform whose `lookers` counts this thread
+  const void* counted = nullptr;  // the platform whose `running_count_` does
   uint32_t bell = 0;
 };
 thread_local Self self;
+
+// How long a `pause` takes: 10 to 140 ticks, as the CPU has it.
+uint64_t pause_ticks() {
+  constexpr uint64_t kPauses = 64;
+  uint64_t best = ~uint64_t{0};
+  for (int round = 0; round < 4; ++round) {
+    const uint64_t start = __rdtsc();
+    for (uint64_t i = 0; i < kPauses; ++i) __builtin_ia32_pause();
+    best = std::min<uint64_t>(best, __rdtsc() - start);
+  }
+  return std::max<uint64_t>(best / kPauses, 5);
+}
 
 bool has_rdpid() {
   unsigned a = 7, b = 0, c = 0, d = 0;
@@ -69,6 +85,11 @@ base::Result<void> SystrapPlatform::init(const PlatformConfig& config) {
   trampolines_.init(layout.zones, layout.text() + header->fast_entry);
   Doorbell* bell = control_.doorbell();
   bell->spin = config.cpus > 1 ? kSpin : 0;
+  if (config.cpus > 1) {
+    const uint64_t pause = pause_ticks();
+    bell->settle = static_cast<uint32_t>(kAnswerTicks / pause);
+    settle_ = static_cast<uint32_t>(kReturnTicks / pause);
+  }
   bell->has_rdpid = has_rdpid();
   bell->bell_count = std::clamp<unsigned>(config.cpus, 1, kMaxBells);
   bell->vdso_clock_gettime = layout.vdso_clock_gettime;
@@ -241,24 +262,38 @@ bool SystrapPlatform::resume_and_look(Context& c, ResumeMode mode, const Look& l
   const bool asleep = (__atomic_load_n(&slot->state, __ATOMIC_RELAXED) & kSleeping) != 0;
   if (begin(context, mode, near || asleep ? Wanted::kHandOver : Wanted::kReplyOnly) != Begun::kReplyWritten) return false;
   start_looking();
-  const size_t others = running_count_.fetch_add(1, std::memory_order_relaxed);
+  count_self();
   const uint32_t before = __atomic_exchange_n(&slot->state, static_cast<uint32_t>(kRun), __ATOMIC_SEQ_CST);
   // Others that run must be looked at as well.
-  if (!(before & kSleeping) && others == 0) {
-    const uint64_t end = __rdtsc() + look.ticks;
+  if (!(before & kSleeping) && running_count_.load(std::memory_order_relaxed) == 1) {
+    for (uint32_t n = settle_; n != 0; --n) __builtin_ia32_pause();
     for (uint32_t n = 1;; ++n) {
       if ((__atomic_load_n(&slot->state, __ATOMIC_ACQUIRE) & kOwnerMask) == kEvent) {
-        running_count_.fetch_sub(1, std::memory_order_relaxed);
-        context.phase_.store(SystrapContext::kStopped);
+        context.phase_.store(SystrapContext::kStopped, std::memory_order_release);
         return true;
       }
       __builtin_ia32_pause();
       if (look.work.load(std::memory_order_relaxed) != 0 || running_count_.load(std::memory_order_relaxed) > 1) break;
-      if (n % 16 == 0 && (__rdtsc() > end || context.as_.process_->dead.load(std::memory_order_relaxed))) break;
+      if (n % 16 == 0 && (__rdtsc() > look.until || context.as_.process_->dead.load(std::memory_order_relaxed))) break;
     }
   }
+  self.counted = nullptr;  // from now on it is the context that counts
   enlist(context, before);
   return false;
+}
+
+// An executor that looks at one context after the other counts as one that runs until it does something else: so counting
+// costs nothing from call to call.
+void SystrapPlatform::count_self() {
+  if (self.counted == this) return;
+  self.counted = this;
+  running_count_.fetch_add(1, std::memory_order_relaxed);
+}
+
+void SystrapPlatform::discount_self() {
+  if (self.counted != this) return;
+  self.counted = nullptr;
+  running_count_.fetch_sub(1, std::memory_order_relaxed);
 }
 
 void SystrapPlatform::relax(Context& c) {
@@ -275,6 +310,7 @@ void SystrapPlatform::force(SystrapContext& context, EventKind kind) {
 }
 
 size_t SystrapPlatform::poll(std::span<Context*> out) {
+  discount_self();
   size_t n = 0;
   SystrapContext* again[8];
   size_t again_count = 0;
@@ -322,10 +358,11 @@ Event SystrapPlatform::take_event(Context& context) {
     if (c.forced_.kind == EventKind::kInterrupted) c.interrupt_.store(false);
     return std::exchange(c.forced_, {});
   }
-  Event event = c.read_event();
-  event.trapped = event.kind == EventKind::kSyscall && c.in_frame_;
-  if (event.kind == EventKind::kSyscall) count(c.in_frame_ ? Counter::kCallsTrapped : Counter::kCallsPatched);
-  return event;
+  if (!c.read_call()) [[unlikely]] return c.read_event();
+  count(c.in_frame_ ? Counter::kCallsTrapped : Counter::kCallsPatched);
+  // Whole constants: an event put together bit by bit would stall whoever copies it.
+  static constexpr Event kTrapped = {.kind = EventKind::kSyscall, .trapped = true}, kPatched = {.kind = EventKind::kSyscall};
+  return c.in_frame_ ? kTrapped : kPatched;
 }
 
 // --- Idle executors ---
@@ -357,6 +394,7 @@ void SystrapPlatform::start_looking() {
 }
 
 void SystrapPlatform::stop_looking() {
+  discount_self();
   if (self.looking != this) return;
   self.looking = nullptr;
   __atomic_sub_fetch(&control_.doorbell()->lookers, 1, __ATOMIC_SEQ_CST);

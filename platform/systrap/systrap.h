@@ -113,7 +113,7 @@ class SystrapContext final : public Context {
   enum Phase : uint32_t { kStopped, kRunning, kCommanded };
 
   Event read_event();
-  void read_call();
+  bool read_call();  // false: the event is something else
   void read_registers();
   void read_kept_registers();  // all but those that hold a call's number and arguments, rcx and r11
   void complete_registers();
@@ -197,6 +197,8 @@ class SystrapPlatform final : public Platform {
   bool release_long_runs();
   void force(SystrapContext& context, EventKind kind);
   void stop_looking();
+  void count_self();
+  void discount_self();
   void wake_bell(uint32_t index, int count);
   bool interrupt_unanswered();
   void punish_overdue();
@@ -225,8 +227,9 @@ class SystrapPlatform final : public Platform {
   std::vector<SystrapContext*> ready_ GUARDED_BY(run_mu_);  // stopped without their stub's doing
 
   std::atomic<size_t> ready_count_{0};
-  std::atomic<size_t> running_count_{0};  // running_ and those that resume_and_look() looks at
+  std::atomic<size_t> running_count_{0};  // running_ and the executors in resume_and_look(): see count_self()
 
+  uint32_t settle_ = 0;            // Doorbell::settle, for guests; immutable after init()
   uint32_t bells_ = 1;             // executors; immutable after init()
   std::vector<int> cpus_;          // that the sandbox may use; empty with one executor; immutable after init()
   std::vector<int> cpu_of_bell_;   // empty: executors are not tied to CPUs; immutable after init()

@@ -433,7 +433,7 @@ Scheduler::GuestRun Scheduler::run_guest(platform::Context& context, platform::R
   const uint64_t pace = context.pace.load(std::memory_order_relaxed);
   bool stopped = false;
   if (impl_->executors > 1 && pace < kSoonTicks && impl_->may_look()) {
-    stopped = impl_->platform.resume_and_look(context, mode, {impl_->queued, kLookTicks});
+    stopped = impl_->platform.resume_and_look(context, mode, {impl_->queued, run.resumed + kLookTicks});
   } else {
     impl_->platform.resume(context, mode);
   }

@@ -144,6 +144,7 @@ struct Slot {
   int32_t signo, si_code;
   uint64_t address, error_code, trapno;
   uint32_t frame_offset;  // of the FP state in the slot, in kModeFrame
+  uint32_t patience;      // the stub's own: see post()
   // The stub's own word, for statistics: what the sentry does not see happen.
   uint64_t in_place_count[16];  // by kInPlaceIndex
   uint64_t in_place_trapped;    // of these, how many came through SIGSYS
@@ -214,6 +215,7 @@ struct Doorbell {
   uint32_t spin;         // iterations of `pause` to wait for the reply of one of those
   uint32_t has_rdpid;
   uint32_t bell_count;
+  uint32_t settle;       // iterations of `pause` before it is worth while to look for that reply at all
   uint64_t vdso_clock_gettime;  // address, 0: none
   // The guest's part of the address space without the reserved ranges: what to unmap to start afresh.
   struct Range {
