@@ -15,6 +15,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -157,6 +158,8 @@ class AddressSpace {
   // For changes that other running threads of this address space must see before the caller goes on (none of
   // the common calls need it): stops every running context; they apply the queue when they are resumed.
   virtual void interrupt_running() = 0;
+  // The host side is gone, although nobody here ended it: see Platform::set_death_listener(). Any thread.
+  virtual bool is_dead() const { return false; }
   // A thread begins (+1) or ends (-1) to wait on the process-private futex word at `address`; begun before the word is
   // compared. With it a platform can answer a wake that finds nobody. Atomic, any thread, no lock.
   virtual void count_futex_waiter(abi::Addr address, int delta) { (void)address, (void)delta; }
@@ -218,6 +221,10 @@ class Platform {
   // Fills `out` with contexts that have stopped since they were resumed; each is reported once. Any number of
   // executors may poll; never blocks.
   virtual size_t poll(std::span<Context*> out) = 0;
+  // `told` is called, on any thread and without a lock, when the host side of an address space has ended that is still in use. Its
+  // contexts report kDied when they run or are resumed, but their tasks may be waiting for something else. Set before the first
+  // address space is made.
+  virtual void set_death_listener(std::function<void()> told) { (void)told; }
   // What happened; regs() is up to date after it. Called once after poll() reported the context.
   virtual Event take_event(Context& context) = 0;
 

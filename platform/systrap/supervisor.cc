@@ -230,7 +230,7 @@ void Supervisor::bury(pid_t pid) {
     for (uint64_t unit : units) control_.free_unit(unit);
   }
   // Executors sleep on while processes end as they were told to.
-  if (!process || !process->abandoned.load()) on_death_();
+  if (!stopping_ && (!process || !process->abandoned.load())) on_death_();
 }
 
 }  // namespace platform::systrap

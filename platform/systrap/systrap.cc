@@ -487,7 +487,10 @@ void SystrapPlatform::punish_overdue() {
     if (context->interrupt_.load(std::memory_order_relaxed) && ++context->overdue_ == kPatience) context->as_.process_->kill();
 }
 
-void SystrapPlatform::on_death() { wake(); }
+void SystrapPlatform::on_death() {
+  wake();
+  if (death_listener_) death_listener_();
+}
 
 // --- The rest ---
 

@@ -42,6 +42,7 @@ class SystrapAddressSpace final : public AddressSpace {
   void unmap(abi::AddrRange range) override;
   void protect(abi::AddrRange range, abi::Prot prot) override;
   void interrupt_running() override;
+  bool is_dead() const override { return process_->dead.load(std::memory_order_acquire); }
   void count_futex_waiter(abi::Addr address, int delta) override;
 
  private:
@@ -153,6 +154,7 @@ class SystrapPlatform final : public Platform {
   base::Result<void> init(const PlatformConfig& config);
 
   std::string_view name() const override { return "systrap"; }
+  void set_death_listener(std::function<void()> told) override { death_listener_ = std::move(told); }
   abi::Addr min_address() const override { return abi::Addr(0x1'0000); }
   abi::Addr max_address() const override { return abi::Addr(zygote_.layout().area); }
   abi::AddrRange vdso_range() const override { return zygote_.layout().vdso; }
@@ -212,6 +214,7 @@ class SystrapPlatform final : public Platform {
   void enrol(SystrapContext& context);
   void strike_off(SystrapContext& context);
   void on_death();
+  std::function<void()> death_listener_;  // immutable once there are address spaces
 
   ControlMemory control_;
   Zygote zygote_{control_};

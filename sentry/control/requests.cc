@@ -40,6 +40,7 @@ struct ContainerRecord {
   base::UniqueFd stats, trace;  // where its statistics and its timeline go when init has exited
   Status status = Status::kCreated;
   bool held = false;  // init is loaded and waits for `start`
+  kernel::Reactor::WatchId gofer_watch = 0;
   int32_t init_pid = 0;
   std::map<int32_t, Process> processes;  // by pid in the container; 0 stands for init until it has one
 };
@@ -108,6 +109,7 @@ struct Requests::Impl {
   std::map<std::string, ContainerRecord> containers GUARDED_BY(mu);
   std::string first_container GUARDED_BY(mu);
   const int64_t started_ns = kernel::monotonic_now_ns();
+  uint64_t traces = 0;  // how many `trace` has begun; exclusive to the reactor's thread
 
   Impl(kernel::Kernel& k, ContainerFactory& f, std::function<void(int32_t)> e)
       : kernel(k), factory(f), on_init_exit(std::move(e)) {}
@@ -121,6 +123,7 @@ struct Requests::Impl {
   }
   void watch_exit(const std::string& id, int32_t key, kernel::ThreadGroup& group);
   void process_exited(const std::string& id, int32_t key, int32_t status);
+  void gofer_died(const std::string& id);
   Outcome<base::RefPtr<kernel::ThreadGroup>> group_of(const Json& params);
   Outcome<base::RefPtr<kernel::Container>> container_of(const Json& params);
 
@@ -202,6 +205,7 @@ Outcome<Json> Requests::Impl::create(Request& request, const Json& params) {
     stats = std::move(fds.back());
     fds.pop_back();
   }
+  const int gofer_fd = gofer.get();  // open for as long as the container's files are
   auto container = factory.create(*config, std::move(gofer));
   if (!container) return fail(container.error().message, static_cast<abi::Errno>(container.error().host_errno));
   auto stdio = factory.create_stdio(**container, config->process, ContainerFactory::Role::kInit, std::move(fds));
@@ -212,6 +216,8 @@ Outcome<Json> Requests::Impl::create(Request& request, const Json& params) {
   record.stats = std::move(stats);
   record.trace = std::move(trace);
   std::string id = config->id;
+  // Not before this request is done: both are the reactor's work.
+  record.gofer_watch = kernel.reactor().on_hangup(gofer_fd, [this, id] { gofer_died(id); });
   record.config = std::move(*config);
   base::MutexLock lock(mu);
   if (first_container.empty()) first_container = id;
@@ -339,6 +345,7 @@ void Requests::Impl::process_exited(const std::string& id, int32_t key, int32_t 
   base::RefPtr<kernel::ThreadGroup> dead;
   base::UniqueFd stats, trace;
   base::RefPtr<kernel::Container> container;
+  kernel::Reactor::WatchId gofer_watch = 0;
   bool was_first_init = false;
   {
     base::MutexLock lock(mu);
@@ -354,14 +361,29 @@ void Requests::Impl::process_exited(const std::string& id, int32_t key, int32_t 
       stats = std::move(record->stats);
       trace = std::move(record->trace);
       container = record->container;
+      gofer_watch = std::exchange(record->gofer_watch, 0);
       was_first_init = id == first_container;
     }
   }
+  kernel.reactor().unwatch(gofer_watch);
   // Before anybody hears that it has ended, and before the sandbox does.
   if (stats) write_all(stats.get(), dump(stats_report(kernel, *container, started_ns)));
   if (trace) write_all(trace.get(), trace_report(base::trace::stop()));
   for (auto& waiter : waiters) waiter->reply_ok(fmt::format("{{\"status\":{}}}", status));
   if (was_first_init) on_init_exit(status);
+}
+
+// Nothing can be read or written any more but what is cached: a container that went on would be a half one.
+void Requests::Impl::gofer_died(const std::string& id) {
+  base::RefPtr<kernel::ThreadGroup> init;
+  {
+    base::MutexLock lock(mu);
+    ContainerRecord* record = find_locked(id);
+    if (!record) return;
+    if (auto it = record->processes.find(0); it != record->processes.end()) init = it->second.group;
+  }
+  LOG_ERROR("container {}: its gofer is gone and its files with it: init is killed", id);
+  if (init) (void)kernel.signal_process(*init, abi::Signo(abi::kSIGKILL));
 }
 
 void Requests::Impl::wait(const std::shared_ptr<Request>& request, const Json& params) {
@@ -482,6 +504,7 @@ Outcome<Json> Requests::Impl::destroy(Request&, const Json& params) {
     containers.erase(it);
     last = containers.empty();
   }
+  kernel.reactor().unwatch(record.gofer_watch);
   kernel.destroy_container(*record.container);
   for (auto& [pid, process] : record.processes)
     for (auto& waiter : process.waiters) waiter->reply_ok("{\"status\":9}");
@@ -515,10 +538,15 @@ Outcome<Json> Requests::Impl::trace(Request& request, const Json& params) {
   if (get_bool(params, "on")) {
     if (base::trace::is_on()) return fail("there is a trace of this sandbox under way already");
     base::trace::start(kTraceEvents);
+    // Who asked for it may be killed before it asks for the end. A later trace is somebody else's.
+    request.on_hangup([this, number = ++traces] {
+      if (number == traces && base::trace::is_on()) (void)base::trace::stop();
+    });
     return Json::object();
   }
   if (request.fds().size() != 1) return fail("one descriptor is wanted with trace");
   if (!base::trace::is_on()) return fail("there is no trace of this sandbox under way");
+  ++traces;
   write_all(request.fds()[0].get(), trace_report(base::trace::stop()));
   return Json::object();
 }

@@ -54,6 +54,22 @@ Kernel::Kernel(std::unique_ptr<memory::MemoryFile> memory, std::unique_ptr<platf
   impl_->root_pids = base::make_ref<PidNamespace>(impl_->tasks, nullptr, impl_->root_user_ns);
   impl_->total_memory = config.memory_limit != 0 ? std::min(config.memory_limit, host_memory()) : host_memory();
   ticks_to_ns(0);  // starts the calibration
+  platform_->set_death_listener([this] { reactor_->post([this] { kill_those_without_host(); }); });
+}
+
+// The host has ended processes under us: their tasks that wait in the kernel would not notice until they go back to the guest.
+void Kernel::kill_those_without_host() {
+  for (const RefPtr<ThreadGroup>& group : impl_->root_pids->groups()) {
+    const std::vector<RefPtr<Task>> tasks = group->tasks();
+    const bool gone = std::any_of(tasks.begin(), tasks.end(), [](const RefPtr<Task>& task) {
+      if (task->priv().killed.load(std::memory_order_relaxed)) return false;  // was to end anyway
+      const RefPtr<mm::MemoryManager> mm = task->mm_ref();
+      return mm && mm->platform_space().is_dead();
+    });
+    if (!gone) continue;
+    LOG_WARNING("[{}] the host side of the process is gone: it is killed", group->pid().value());
+    (void)signal_process(*group, abi::Signo(abi::kSIGKILL));
+  }
 }
 
 Kernel::~Kernel() = default;

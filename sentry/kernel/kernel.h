@@ -81,6 +81,8 @@ class Kernel {
   void start_process(ThreadGroup& group);
   // From a fiber or host thread. signo to one process, or to all of a container.
   base::Result<void> signal_process(ThreadGroup& group, abi::Signo signo);
+  // SIGKILL for the processes whose address space the host has ended.
+  void kill_those_without_host();
   void signal_container(Container& container, abi::Signo signo);
   // Calls back on an executor when the process has exited (at once if it has); status as waitpid(2) encodes it.
   void on_process_exit(ThreadGroup& group, std::function<void(int32_t)> callback);

@@ -119,6 +119,15 @@ Reactor::WatchId Reactor::on_readable(int host_fd, std::function<void()> callbac
   return impl_->add(host_fd, EPOLLIN | EPOLLRDHUP, std::move(w));
 }
 
+Reactor::WatchId Reactor::on_hangup(int host_fd, std::function<void()> callback) {
+  start();
+  Impl::Watch w;
+  w.callback = base::make_ref<Impl::Callback>(std::move(callback));
+  w.duplicate.reset(fcntl(host_fd, F_DUPFD_CLOEXEC, 0));
+  const int fd = w.duplicate.get();
+  return impl_->add(fd, EPOLLRDHUP | EPOLLONESHOT, std::move(w));
+}
+
 void Reactor::unwatch(WatchId id) {
   Impl::Watch dead;
   {

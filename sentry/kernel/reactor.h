@@ -27,6 +27,9 @@ class Reactor {
   void post(std::function<void()> work);
   // Level-triggered readable callback on the reactor's thread, for the control server. unwatch() ends it.
   WatchId on_readable(int host_fd, std::function<void()> callback);
+  // One callback on the reactor's thread when the other end of a socket has gone; what arrives before wakes nobody. The
+  // watch keeps a duplicate of the descriptor until unwatch().
+  WatchId on_hangup(int host_fd, std::function<void()> callback);
 
  private:
   struct Impl;

@@ -92,6 +92,11 @@ err=$($R trace --duration 0.1 -o "$WORK/trace3" busy 2>&1); is "second trace: st
 has "second trace" "$err" "under way already"
 kill -INT $tracer; wait $tracer; is "trace: ends with SIGINT" $? 0
 is "trace: slices until SIGINT" "$(traced "$WORK/trace2" read)" fine
+$RUNSC --root "$WORK/state" trace --duration 30 -o "$WORK/trace2" busy & tracer=$!
+sleep 0.3
+kill -KILL $tracer; wait $tracer 2>/dev/null
+sleep 0.3
+$R trace --duration 0.2 -o "$WORK/trace2" busy; is "trace: after one that was killed" $? 0
 $R do --trace="$WORK/trace4" sh -c 'read x </etc/hostname; exit 7'; is "do --trace: status" $? 7
 is "do --trace: slices" "$(traced "$WORK/trace4" openat)" fine
 err=$($R do --trace="$WORK/no/such" true 2>&1); is "--trace to nowhere" $? 128
