@@ -262,14 +262,13 @@ Result<size_t> TcpEnd::send_ring(TcpEnd& peer, vfs::IoBuffer& src) {
 }
 
 Result<RecvResult> TcpEnd::receive(vfs::OpContext& ctx, vfs::IoBuffer& dst, uint32_t flags, HostReceive host) {
-  for (;;) {
+  for (bool tried = false;; tried = true) {
     {
       vfs::SleepGuard guard(ctx, read_lock_);
       Result<RecvResult> got = receive_locked(dst, flags, host);
-      if (got || got.error() != kEAGAIN || !may_pair_later_.load()) return got;
+      if (got || got.error() != kEAGAIN || tried || !may_pair_later_.load()) return got;
     }
-    try_pair(ctx);
-    if (!peer()) return err(kEAGAIN);
+    try_pair(ctx);  // may sleep, so what was seen above may not be true any more
   }
 }
 

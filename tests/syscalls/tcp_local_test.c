@@ -434,6 +434,61 @@ TEST_TIMEOUT(many_short_connections, 60) {
   }
   EXPECT_EXIT(pid, 0);
 }
+// Connections of which no two go alike: bytes before and after the accept, in all sizes, with and without an urgent one, ended
+// by shutdown or close. The answer is how many bytes came and their sum.
+static unsigned dice(unsigned *state, unsigned sides) {
+  *state = *state * 1664525 + 1013904223;
+  return (*state >> 10) % sides;
+}
+static void random_client(struct sockaddr_in *a, unsigned seed) {
+  static unsigned char block[60000];
+  int c = connect_to(a);
+  unsigned long long told[2] = {0, 0}, answer[2] = {0, 0};
+  const int urgent = dice(&seed, 6) == 0 ? (int)dice(&seed, 6) : -1;
+  for (int i = 0, pieces = dice(&seed, 12); i < pieces; i++) {
+    size_t n = 1 + dice(&seed, dice(&seed, 4) == 0 ? sizeof block : 700);
+    for (size_t k = 0; k < n; k++) told[1] += block[k] = (unsigned char)dice(&seed, 256);
+    told[0] += n;
+    for (size_t done = 0; done < n;) done += OK(write(c, block + done, n - done));
+    if (i == urgent) EXPECT_EQ(send(c, "!", 1, MSG_OOB), 1);
+    if (dice(&seed, 5) == 0) sched_yield();
+  }
+  OK(shutdown(c, SHUT_WR));
+  EXPECT_EQ(recv(c, answer, sizeof answer, MSG_WAITALL), sizeof answer);
+  EXPECT_EQ(answer[0], told[0]);
+  EXPECT_EQ(answer[1], told[1]);
+  char end;
+  EXPECT_EQ(read(c, &end, 1), 0);
+  close(c);
+}
+static void random_server(int l) {
+  static unsigned char block[30000];
+  for (int s; (s = accept(l, NULL, NULL)) >= 0; close(s)) {
+    unsigned long long answer[2] = {0, 0};
+    ssize_t n;
+    for (unsigned size = 1; (n = OK(read(s, block, 1 + size % sizeof block))) > 0; size = size * 7 + 5) {
+      answer[0] += n;
+      for (ssize_t k = 0; k < n; k++) answer[1] += block[k];
+    }
+    EXPECT_EQ(write(s, answer, sizeof answer), sizeof answer);
+  }
+}
+TEST_TIMEOUT(random_connections, 60) {
+  struct sockaddr_in a;
+  int l = listener(&a);
+  pid_t clients[4];
+  IN_CHILD(server, { random_server(l); });
+  IN_CHILD(second, { random_server(l); });
+  for (int i = 0; i < 4; i++) {
+    IN_CHILD(pid, {
+      for (int k = 0; k < 60; k++) random_client(&a, (unsigned)(i * 1000 + k));
+    });
+    clients[i] = pid;
+  }
+  for (int i = 0; i < 4; i++) EXPECT_EXIT(clients[i], 0);
+  OK(kill(server, SIGKILL));
+  OK(kill(second, SIGKILL));
+}
 TEST(passed_over_a_unix_socket) {
   int s, c = pair(&s), u[2];
   OK(socketpair(AF_UNIX, SOCK_STREAM, 0, u));
