@@ -30,6 +30,7 @@ enum class LockRank : uint16_t {
   kTty = 104,             // terminal and its line discipline
   kFsContext = 110,       // cwd, root, umask
   kFdTable = 114,         // descriptors
+  kInPlace = 116,         // which files stubs work on in place
   kMmActive = 120,        // pieces that back VMAs
   kMmActiveChild = 121,
   kFileMappings = 124,    // who maps a file's pages

@@ -26,6 +26,7 @@
 #include "base/core/result.h"
 #include "base/host/seccomp.h"
 #include "base/host/shared_fd.h"
+#include "platform/interface/in_place_io.h"
 #include "platform/interface/registers.h"
 
 namespace platform {
@@ -38,6 +39,7 @@ enum class EventKind : uint8_t {
   kFault,        // page fault at `address`; `access` says what was tried
   kException,    // any other trap: `signo`, `si_code` and `address` as Linux would put them in siginfo
   kInterrupted,  // stopped because of interrupt()
+  kKick,         // a call was answered in place and somebody may wait for what it did: `address` is its descriptor
   kDied,         // the host side of the address space is gone (killed by the host); the task must be killed
 };
 
@@ -130,6 +132,7 @@ class Context {
 // task is traced, filtered or otherwise must see every call in the sentry.
 struct InPlaceValues {
   bool enabled = false;
+  bool io = false;  // descriptors too: the task uses the table that the address space's descriptors are from
   int32_t pid = 0, tid = 0, ppid = 0;
   uint32_t uid = 0, euid = 0, gid = 0, egid = 0;
   int32_t pgid = 0, sid = 0;
@@ -163,6 +166,21 @@ class AddressSpace {
   // A thread begins (+1) or ends (-1) to wait on the process-private futex word at `address`; begun before the word is
   // compared. With it a platform can answer a wake that finds nobody. Atomic, any thread, no lock.
   virtual void count_futex_waiter(abi::Addr address, int delta) { (void)address, (void)delta; }
+
+  // Input and output in place: in_place_io.h. False: none of the rest is called.
+  virtual bool has_in_place_io() const { return false; }
+  // What the stub knows of a descriptor below in_place::kDescriptors; 0: nothing. Atomic; calls under way may still use the old word.
+  virtual void set_descriptor(uint32_t fd, uint64_t word) { (void)fd, (void)word; }
+  // Puts memory [offset, offset + length) where the stub looks for a block, for reading and writing. Queued like map().
+  virtual void map_block(uint32_t block, uint64_t offset, uint64_t length) { (void)block, (void)offset, (void)length; }
+  virtual void unmap_block(uint32_t block) { (void)block; }
+  // Shared with the stub, for as long as the address space lives; hostile.
+  virtual in_place::DescriptorLocks* descriptor_locks() { return nullptr; }
+  // The word that says whether a task of this address space waits for input: its number, for the descriptors of others.
+  // 0 when there are too many address spaces: that one always says yes.
+  virtual uint32_t waiting_word() const { return 0; }
+  // A task begins (+1) or ends (-1) to wait; begun before it looks whether there is something to wait for. Atomic, any thread.
+  virtual void count_waiting(int delta) { (void)delta; }
 };
 
 // A system call instruction that trapped and could be entered through a trampoline instead. The sentry's mm owns
@@ -274,8 +292,9 @@ class Platform {
   // What only the guest's side sees; everything else is in base/stats. A hostile guest can claim anything here, as long as it
   // is possible in the time that its threads lived.
   struct Claims {
+    static constexpr uint64_t kOtherCalls = 0xffff;
     struct InPlace {
-      uint64_t number, count;  // number: of the call, 0: any that has no line of its own
+      uint64_t number, count;  // number: of the call, kOtherCalls: any that has no line of its own
     };
     std::vector<InPlace> in_place;  // calls answered without the sentry
     uint64_t in_place_trapped = 0;  // of these, how many came through a trap

@@ -56,7 +56,8 @@ SystrapAddressSpace::SystrapAddressSpace(SystrapPlatform& platform, base::RefPtr
       process_(std::move(process)),
       unit_(unit),
       ring_(platform.control_.at<HostOp>(unit)),
-      shared_(platform.control_.at<ProcessShared>(unit + kUnitShared)) {
+      shared_(platform.control_.at<ProcessShared>(unit + kUnitShared)),
+      waiting_word_(platform.take_waiting_word()) {
   parked_.push_back({platform.control_.at<Slot>(unit + kUnitSlot), platform.zygote_.layout().area + kSlotsOffset, process_->pid});
 }
 
@@ -67,6 +68,7 @@ SystrapAddressSpace::~SystrapAddressSpace() {
   }
   process_->abandoned.store(true);
   process_->kill();
+  platform_.give_waiting_word(waiting_word_);
 }
 
 // --- Queue ---
@@ -224,6 +226,51 @@ void SystrapAddressSpace::interrupt_running() {
 void SystrapAddressSpace::count_futex_waiter(abi::Addr address, int delta) {
   auto* counts = platform_.control_.at<FutexCounts>(unit_ + kUnitFutexes);
   __atomic_fetch_add(&counts->waiters[FutexCounts::index(address.value())], static_cast<uint32_t>(delta), __ATOMIC_SEQ_CST);
+}
+
+// --- Input and output in place ---
+
+void SystrapAddressSpace::set_descriptor(uint32_t fd, uint64_t word) {
+  CHECK(fd < in_place::kDescriptors);
+  __atomic_store_n(platform_.control_.at<uint64_t>(unit_ + kUnitDescriptors) + fd, word, __ATOMIC_SEQ_CST);
+}
+
+void SystrapAddressSpace::map_block(uint32_t block, uint64_t offset, uint64_t length) {
+  CHECK(block < in_place::kBlocks && length <= in_place::kBlockSize);
+  const abi::Addr at(platform_.zygote_.layout().area + kBlocksOffset + block * in_place::kBlockSize);
+  base::MutexLock lock(mu_);
+  push(map_op({at, at + length}, offset, {true, true, false}, kFdMemory));
+}
+
+void SystrapAddressSpace::unmap_block(uint32_t block) {
+  CHECK(block < in_place::kBlocks);
+  HostOp op = {};
+  op.kind = kOpUnmap;
+  op.address = platform_.zygote_.layout().area + kBlocksOffset + block * in_place::kBlockSize;
+  op.length = in_place::kBlockSize;
+  base::MutexLock lock(mu_);
+  push(op);
+}
+
+void SystrapAddressSpace::count_waiting(int delta) {
+  if (waiting_word_ == 0) return;
+  __atomic_fetch_add(&platform_.control_.waiting()->of[waiting_word_], static_cast<uint32_t>(delta), __ATOMIC_SEQ_CST);
+}
+
+uint32_t SystrapPlatform::take_waiting_word() {
+  base::MutexLock lock(waiting_mu_);
+  if (!free_waiting_.empty()) {
+    const uint32_t word = free_waiting_.back();
+    free_waiting_.pop_back();
+    return word;
+  }
+  return next_waiting_ < in_place::kWaitingWords ? next_waiting_++ : 0;
+}
+
+void SystrapPlatform::give_waiting_word(uint32_t word) {
+  if (word == 0) return;
+  base::MutexLock lock(waiting_mu_);
+  free_waiting_.push_back(word);
 }
 
 // --- Threads ---

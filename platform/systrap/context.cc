@@ -120,6 +120,7 @@ void SystrapContext::hold_signal_mask(bool held) {
 
 void SystrapContext::set_in_place(const InPlaceValues& v) {
   InPlaceSlot& to = thread_.slot->in_place;
+  poke(to.io, v.io ? 1u : 0u);
   poke(to.pid, v.pid);
   poke(to.tid, v.tid);
   poke(to.ppid, v.ppid);
@@ -152,6 +153,14 @@ Event SystrapContext::read_event() {
   }
   const uint32_t head = peek(slot.head), kind = kind_of(head);
   in_frame_ = mode_of(head) == kModeFrame;
+  if (kind == kStubKick) {
+    read_arguments();
+    event.kind = EventKind::kKick;
+    event.address = peek(slot.number);
+    regs_.orig_rax = ~uint64_t{0};
+    regs_.rax = static_cast<uint64_t>(static_cast<int32_t>(peek(slot.reply)));
+    return event;
+  }
   read_registers();
   switch (kind) {
     case kStubFault: event.kind = EventKind::kFault; break;
@@ -179,23 +188,28 @@ Event SystrapContext::read_event() {
   return event;
 }
 
-// A system call: number and arguments. The other registers stay where they are until somebody asks for them.
+// Of a system call or kick. The other registers stay where they are until somebody asks for them.
+void SystrapContext::read_arguments() {
+  const Slot& slot = *thread_.slot;
+  regs_.rdi = peek(slot.value[0]); regs_.rsi = peek(slot.value[1]); regs_.rdx = peek(slot.value[2]);
+  regs_.r10 = peek(slot.value[3]); regs_.r8 = peek(slot.value[4]); regs_.r9 = peek(slot.value[5]);
+  complete_ = false;
+}
+
 bool SystrapContext::read_call() {
   const Slot& slot = *thread_.slot;
   const uint32_t head = peek(slot.head);
   if (kind_of(head) != kStubSyscall || want_fp_) return false;
   in_frame_ = mode_of(head) == kModeFrame;
-  regs_.rdi = peek(slot.value[0]); regs_.rsi = peek(slot.value[1]); regs_.rdx = peek(slot.value[2]);
-  regs_.r10 = peek(slot.value[3]); regs_.r8 = peek(slot.value[4]); regs_.r9 = peek(slot.value[5]);
+  read_arguments();
   const uint32_t number = peek(slot.number);
   regs_.orig_rax = number == kWideNumber ? peek(slot.regs.rax) : number;
   regs_.rax = static_cast<uint64_t>(-int64_t{38});  // -ENOSYS, as Linux has it at this point
-  complete_ = false;
   asm volatile("prefetchw %0" : : "m"(slot.state));  // the answer goes into this line
   return true;
 }
 
-// What read_call() left. The thread is stopped, so it is there still; each register is read once all the same.
+// What read_arguments() left. The thread is stopped, so it is there still; each register is read once all the same.
 void SystrapContext::complete_registers() {
   read_kept_registers();
   regs_.rcx = regs_.rip;

@@ -27,6 +27,7 @@ class ControlMemory {
   template <typename T>
   T* at(uint64_t offset) const { return static_cast<T*>(static_cast<void*>(base_ + offset)); }
   Doorbell* doorbell() const { return at<Doorbell>(kDoorbellFileOffset); }
+  WaitingWords* waiting() const { return at<WaitingWords>(kWaitingFileOffset); }
   ZygoteBoard* board() const { return at<ZygoteBoard>(kZygoteFileOffset); }
 
   // A zeroed unit's file offset; ENOMEM when all are in use.

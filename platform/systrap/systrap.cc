@@ -83,6 +83,7 @@ base::Result<void> SystrapPlatform::init(const PlatformConfig& config) {
   reserved_ = {layout.zones.high, layout.zones.low};
   const auto* header = static_cast<const StubHeader*>(static_cast<const void*>(kStubImage));
   trampolines_.init(layout.zones, layout.text() + header->fast_entry);
+  control_.waiting()->of[0] = 1;
   Doorbell* bell = control_.doorbell();
   bell->spin = config.cpus > 1 ? kSpin : 0;
   if (config.cpus > 1) {

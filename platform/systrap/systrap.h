@@ -44,6 +44,13 @@ class SystrapAddressSpace final : public AddressSpace {
   void interrupt_running() override;
   bool is_dead() const override { return process_->dead.load(std::memory_order_acquire); }
   void count_futex_waiter(abi::Addr address, int delta) override;
+  bool has_in_place_io() const override { return true; }
+  void set_descriptor(uint32_t fd, uint64_t word) override;
+  void map_block(uint32_t block, uint64_t offset, uint64_t length) override;
+  void unmap_block(uint32_t block) override;
+  in_place::DescriptorLocks* descriptor_locks() override { return &shared_->io_locks; }
+  uint32_t waiting_word() const override { return waiting_word_; }
+  void count_waiting(int delta) override;
 
  private:
   friend class SystrapContext;
@@ -70,6 +77,7 @@ class SystrapAddressSpace final : public AddressSpace {
   const uint64_t unit_;
   HostOp* const ring_;
   ProcessShared* const shared_;  // hostile
+  const uint32_t waiting_word_;
   std::atomic<bool> dirty_{false};
 
   base::Mutex mu_{base::LockRank::kPlatform};
@@ -114,6 +122,7 @@ class SystrapContext final : public Context {
   enum Phase : uint32_t { kStopped, kRunning, kCommanded };
 
   Event read_event();
+  void read_arguments();
   bool read_call();  // false: the event is something else
   void read_registers();
   void read_kept_registers();  // all but those that hold a call's number and arguments, rcx and r11
@@ -237,6 +246,13 @@ class SystrapPlatform final : public Platform {
   std::vector<int> cpus_;          // that the sandbox may use; empty with one executor; immutable after init()
   std::vector<int> cpu_of_bell_;   // empty: executors are not tied to CPUs; immutable after init()
   size_t tied_running_ GUARDED_BY(run_mu_) = 0;  // contexts in running_ whose thread is tied to a CPU
+
+  // Numbers of waiting words; 0 is for the address spaces that get none.
+  uint32_t take_waiting_word();
+  void give_waiting_word(uint32_t word);
+  base::Mutex waiting_mu_{base::LockRank::kLeaf};
+  uint32_t next_waiting_ GUARDED_BY(waiting_mu_) = 1;
+  std::vector<uint32_t> free_waiting_ GUARDED_BY(waiting_mu_);
 
   mutable base::Mutex census_mu_{base::LockRank::kLeaf};
   std::vector<SystrapContext*> census_ GUARDED_BY(census_mu_);  // every context

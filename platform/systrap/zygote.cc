@@ -156,7 +156,7 @@ void Zygote::map_child(const void* image) {
   map_fixed(layout_.text(), kTextSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   std::memcpy(pointer(layout_.text()), image, kStubImageSize);
   must(mprotect(pointer(layout_.text()), kTextSize, PROT_READ | PROT_EXEC) == 0, 12);
-  map_fixed(area + kDoorbellOffset, abi::kPageSize, PROT_READ, MAP_SHARED, kFdControl, kDoorbellFileOffset);
+  map_fixed(area + kDoorbellOffset, 2 * abi::kPageSize, PROT_READ, MAP_SHARED, kFdControl, kDoorbellFileOffset);
   map_fixed(area + kZygoteOffset, kUnitSize, PROT_READ | PROT_WRITE, MAP_SHARED, kFdControl, kZygoteFileOffset);
 }
 

@@ -92,7 +92,7 @@ Json runsc_json(kernel::Kernel& kernel) {
   Json by_call = Json::object();
   for (const auto& claim : claims.in_place) {
     in_place += claim.count;
-    by_call[claim.number ? call_name(claim.number) : "other"] = claim.count;
+    by_call[claim.number != platform::Platform::Claims::kOtherCalls ? call_name(claim.number) : "other"] = claim.count;
   }
   Json& calls = out["calls"];
   calls["in_place"] = in_place;

@@ -49,6 +49,7 @@ Result<Copies> copy_resources(Task& task, uint64_t flags) {
   Copies c;
   c.creds = task.credentials();
   if (flags & kCLONE_NEWUSER) c.creds = TRY(enter_new_user_namespace(*c.creds));
+  if ((flags & kCLONE_FILES) && !(flags & kCLONE_VM)) task.fds().drop_view(FdTable::Again::kNever);
   c.fds = flags & kCLONE_FILES ? RefPtr<FdTable>(&task.fds()) : task.fds().fork();
   c.fs = flags & kCLONE_FS ? RefPtr<FsContext>(&task.fs()) : task.fs().fork();
   c.namespaces = flags & kNamespaceFlags ? TRY(copy_namespaces(task, *c.creds, flags, c.fs.get())) : task.namespaces();
@@ -195,6 +196,7 @@ Result<abi::Tid> clone_task(Task& task, const CloneArgs& args) {
   const auto build = [&]() -> Result<void> {
     child = TRY(Task::create(task.kernel(), std::move(init)));
     TRY(copy_state(task, *child, args));
+    if (args.flags & kCLONE_VM) child->priv().descriptors_foreign = !(args.flags & kCLONE_FILES) || task.priv().descriptors_foreign;
     const int32_t seen = number->in(task.pid_namespace());
     if (args.flags & kCLONE_PIDFD) {
       const abi::Fd fd = TRY(task.install_fd(make_pidfd(task, number, 0), true));

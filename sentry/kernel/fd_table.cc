@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "sentry/kernel/in_place_view.h"
+
 namespace sentry::kernel {
 
 using enum abi::Errno;
@@ -18,7 +20,40 @@ size_t index_of(abi::Fd fd) { return static_cast<size_t>(static_cast<uint32_t>(f
 
 }  // namespace
 
-FdTable::~FdTable() = default;
+FdTable::FdTable() = default;
+
+FdTable::~FdTable() {
+  drop_view(Again::kNever);
+  base::MutexLock lock(mu_);
+  for (const Entry& entry : entries_)
+    if (entry.file) entry.file->drop_descriptor();
+}
+
+// The one place where a descriptor comes, changes or goes.
+RefPtr<FileDescription> FdTable::exchange_locked(size_t i, Entry next) {
+  Entry& entry = entries_[i];
+  if (entry.file) {
+    if (view_) view_->forget(static_cast<int32_t>(i));
+    entry.file->drop_descriptor();
+  }
+  if (next.file) next.file->add_descriptor();
+  return std::exchange(entry, std::move(next)).file;
+}
+
+bool FdTable::enter_view(mm::MemoryManager& mm, abi::Fd fd, FileDescription& file, vfs::InPlaceEnd& end) {
+  base::MutexLock lock(mu_);
+  const size_t i = index_of(fd);
+  if (no_view_ || i >= entries_.size() || entries_[i].file.get() != &file) return false;
+  if (!view_) view_ = std::make_unique<DescriptorView>(RefPtr<mm::MemoryManager>(&mm));
+  return view_->is_of(mm) && view_->enter(fd.value(), file, end);
+}
+
+void FdTable::drop_view(Again again) {
+  std::unique_ptr<DescriptorView> gone;  // outside the lock: it may be the last user of the memory
+  base::MutexLock lock(mu_);
+  gone = std::move(view_);
+  if (again == Again::kNever) no_view_ = true;
+}
 
 RefPtr<FdTable> FdTable::fork() const {
   auto copy = base::make_ref<FdTable>();
@@ -27,6 +62,8 @@ RefPtr<FdTable> FdTable::fork() const {
   size_t used = entries_.size();
   while (used > 0 && !entries_[used - 1].file) --used;
   copy->entries_.assign(entries_.begin(), entries_.begin() + static_cast<ptrdiff_t>(used));
+  for (const Entry& entry : copy->entries_)
+    if (entry.file) entry.file->add_descriptor();
   copy->lowest_free_ = lowest_free_;
   return copy;
 }
@@ -58,7 +95,7 @@ Result<int32_t> FdTable::reserve_locked(int32_t min, uint64_t limit) {
 Result<abi::Fd> FdTable::install(RefPtr<FileDescription> file, bool close_on_exec, uint64_t limit, int32_t min) {
   base::MutexLock lock(mu_);
   const int32_t i = TRY(reserve_locked(min, limit));
-  entries_[static_cast<size_t>(i)] = Entry{std::move(file), close_on_exec};
+  exchange_locked(static_cast<size_t>(i), Entry{std::move(file), close_on_exec});
   return abi::Fd(i);
 }
 
@@ -71,12 +108,12 @@ Result<std::vector<abi::Fd>> FdTable::install_many(std::vector<RefPtr<FileDescri
     if (!i) {
       // Back into `files`, so that nothing is closed under the lock.
       for (size_t k = 0; k < numbers.size(); ++k) {
-        files[k] = std::move(entries_[index_of(numbers[k])].file);
+        files[k] = exchange_locked(index_of(numbers[k]), {});
         lowest_free_ = std::min(lowest_free_, numbers[k].value());
       }
       return err(i.error());
     }
-    entries_[static_cast<size_t>(*i)] = Entry{std::move(file), close_on_exec};
+    exchange_locked(static_cast<size_t>(*i), Entry{std::move(file), close_on_exec});
     numbers.push_back(abi::Fd(*i));
   }
   return numbers;
@@ -87,9 +124,7 @@ Result<RefPtr<FileDescription>> FdTable::install_at(abi::Fd fd, RefPtr<FileDescr
   if (fd.value() < 0 || i >= std::min<uint64_t>(limit, kMaxFds)) return err(kEBADF);
   base::MutexLock lock(mu_);
   if (i >= entries_.size()) entries_.resize(std::max<size_t>(64, i + 1));
-  RefPtr<FileDescription> old = std::move(entries_[i].file);
-  entries_[i] = Entry{std::move(file), close_on_exec};
-  return old;
+  return exchange_locked(i, Entry{std::move(file), close_on_exec});
 }
 
 Result<RefPtr<FileDescription>> FdTable::remove(abi::Fd fd) {
@@ -97,8 +132,7 @@ Result<RefPtr<FileDescription>> FdTable::remove(abi::Fd fd) {
   const size_t i = index_of(fd);
   if (i >= entries_.size() || !entries_[i].file) return err(kEBADF);
   lowest_free_ = std::min(lowest_free_, fd.value());
-  entries_[i].close_on_exec = false;
-  return std::move(entries_[i].file);
+  return exchange_locked(i, {});
 }
 
 Result<void> FdTable::set_close_on_exec(abi::Fd fd, bool on) {
@@ -114,7 +148,7 @@ std::vector<RefPtr<FileDescription>> FdTable::remove_range(uint32_t first, uint3
   base::MutexLock lock(mu_);
   for (size_t i = first; i < entries_.size() && i <= last; ++i) {
     if (!entries_[i].file) continue;
-    removed.push_back(std::move(entries_[i].file));
+    removed.push_back(exchange_locked(i, {}));
     lowest_free_ = std::min(lowest_free_, static_cast<int32_t>(i));
   }
   return removed;
@@ -132,8 +166,7 @@ std::vector<RefPtr<FileDescription>> FdTable::remove_close_on_exec() {
   base::MutexLock lock(mu_);
   for (size_t i = 0; i < entries_.size(); ++i) {
     if (!entries_[i].file || !entries_[i].close_on_exec) continue;
-    removed.push_back(std::move(entries_[i].file));
-    entries_[i].close_on_exec = false;
+    removed.push_back(exchange_locked(i, {}));
     lowest_free_ = std::min(lowest_free_, static_cast<int32_t>(i));
   }
   return removed;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -12,7 +13,13 @@
 #include "base/sync/mutex.h"
 #include "sentry/vfs/file_description.h"
 
+namespace sentry::mm {
+class MemoryManager;
+}
+
 namespace sentry::kernel {
+
+class DescriptorView;
 
 class FdTable final : public base::RefCounted {
  public:
@@ -23,7 +30,7 @@ class FdTable final : public base::RefCounted {
     bool close_on_exec = false;
   };
 
-  FdTable() = default;
+  FdTable();
   ~FdTable() override;
   base::RefPtr<FdTable> fork() const;
 
@@ -47,13 +54,23 @@ class FdTable final : public base::RefCounted {
   size_t capacity() const;  // "FDSize" of /proc/PID/status
   bool is_shared() const;
 
+  // In place: vfs/in_place.h. Makes the table's view when there is none; false where it cannot be: the descriptor is another
+  // file's by now, or the view is of another address space.
+  bool enter_view(mm::MemoryManager& mm, abi::Fd fd, vfs::FileDescription& file, vfs::InPlaceEnd& end);
+  // The address space goes away, or (for good) the table is used from several.
+  enum class Again : uint8_t { kMaybe, kNever };
+  void drop_view(Again again);
+
  private:
   // The lowest free slot >= min, made if needed.
   base::Result<int32_t> reserve_locked(int32_t min, uint64_t limit) REQUIRES(mu_);
+  base::RefPtr<vfs::FileDescription> exchange_locked(size_t i, Entry next) REQUIRES(mu_);
 
   mutable base::Mutex mu_{base::LockRank::kFdTable};
   std::vector<Entry> entries_ GUARDED_BY(mu_);
   int32_t lowest_free_ GUARDED_BY(mu_) = 0;
+  std::unique_ptr<DescriptorView> view_ GUARDED_BY(mu_);
+  bool no_view_ GUARDED_BY(mu_) = false;
 };
 
 }  // namespace sentry::kernel

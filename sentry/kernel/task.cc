@@ -173,6 +173,17 @@ vfs::WakeReason Task::block(vfs::Deadline deadline) {
   return woken ? vfs::WakeReason::kWoken : vfs::WakeReason::kTimedOut;
 }
 
+void Task::count_waiting(int delta) {
+  if (mm_) mm_->platform_space().count_waiting(delta);
+}
+
+memory::MemoryFile* Task::memory_file() { return &kernel().memory(); }
+
+vfs::FileDescription* Task::ref_descriptor(abi::Fd fd) {
+  auto file = fds_->get(fd);
+  return file ? file->release() : nullptr;
+}
+
 void Task::block_uninterruptible() { park_task(*this, std::nullopt); }
 
 vfs::WakeReason Task::block_killable(vfs::Deadline deadline) {
@@ -214,8 +225,12 @@ void Task::override_credentials(creds::CredPtr next) {
 
 void Task::unshare_fds() {
   base::RefPtr<FdTable> copy = fds_->fork();
-  base::MutexLock lock(mu_);
-  std::swap(fds_, copy);
+  private_->descriptors_foreign = true;
+  {
+    base::MutexLock lock(mu_);
+    std::swap(fds_, copy);
+  }
+  update_in_place(*this);
 }
 
 }  // namespace sentry::kernel

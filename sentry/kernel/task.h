@@ -35,6 +35,8 @@ struct Namespaces;  // uts, ipc, mnt, pid-for-children, net, cgroup, user: kerne
 // One letter as /proc/PID/stat shows it.
 enum class TaskState : char { kRunning = 'R', kSleeping = 'S', kStopped = 'T', kTraced = 't', kZombie = 'Z', kDead = 'X' };
 
+void offer_in_place(Task& task, abi::Fd fd, vfs::FileDescription& file);  // in_place_view.h
+
 class Task final : public base::RefCounted, public vfs::OpContext {
  public:
   // --- identity (immutable) ---
@@ -82,6 +84,9 @@ class Task final : public base::RefCounted, public vfs::OpContext {
   vfs::WakeReason block(vfs::Deadline deadline) override;
   bool interrupted() const override;
   void block_uninterruptible() override;
+  void count_waiting(int delta) override;
+  memory::MemoryFile* memory_file() override;
+  vfs::FileDescription* ref_descriptor(abi::Fd fd) override;
   void raise(abi::Signo signo) override;
   Task* task() override { return this; }
   abi::Pid owner_pid() const override { return pid(); }
@@ -100,7 +105,11 @@ class Task final : public base::RefCounted, public vfs::OpContext {
 
   // RLIMIT_NOFILE applied.
   base::Result<abi::Fd> install_fd(base::RefPtr<vfs::FileDescription> file, bool close_on_exec);
-  base::Result<base::RefPtr<vfs::FileDescription>> get_file(abi::Fd fd) { return fds_->get(fd); }
+  base::Result<base::RefPtr<vfs::FileDescription>> get_file(abi::Fd fd) {
+    base::Result<base::RefPtr<vfs::FileDescription>> file = fds_->get(fd);
+    if (file && (*file)->wants_in_place()) [[unlikely]] offer_in_place(*this, fd, **file);
+    return file;
+  }
 
   // --- signals (kernel/signal.cc) ---
   // Queues for this thread. EAGAIN at RLIMIT_SIGPENDING for queued signals.

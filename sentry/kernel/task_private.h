@@ -82,6 +82,7 @@ struct Task::Private final : public vfs::OpContext::Waker {
 
   // --- attributes ---
   std::atomic<uint64_t> timer_slack_ns{50'000};
+  bool descriptors_foreign = false;       // TASK_ONLY: another table than that of others in this address space
   bool in_place_ok = true;                // TASK_ONLY: identity calls may be answered by the stub
   std::atomic<uint32_t> seccomp_mode{0};
   base::Guarded<base::RefPtr<SeccompFilter>> seccomp{base::LockRank::kLeaf};  // looked at when seccomp_mode is not 0

@@ -41,6 +41,7 @@ void update_in_place(Task& task) {
   const creds::Credentials& c = task.creds();
   platform::InPlaceValues v;
   v.enabled = p.in_place_ok && p.seccomp_mode.load() == 0 && !task.kernel().config().strace;
+  v.io = !p.descriptors_foreign;
   v.pid = task.pid().value();
   v.tid = task.tid().value();
   v.uid = c.user_ns->unmap_uid(c.uid).value();
@@ -239,6 +240,10 @@ bool handle_event(Task& task, const platform::Event& event, ResumeMode& mode) {
       return false;
     case EventKind::kInterrupted:
       p.involuntary.fetch_add(1, std::memory_order_relaxed);
+      break;
+    case EventKind::kKick:
+      mode = ResumeMode::kSyscallReturn;
+      if (auto file = task.fds().get(abi::Fd(static_cast<int32_t>(event.address)))) (*file)->in_place_kick(task);
       break;
     case EventKind::kNone: break;
   }

@@ -157,6 +157,7 @@ base::Result<R> Socket::wait_for(vfs::OpContext& ctx, vfs::WaitQueue& queue, vfs
                                  base::FunctionRef<base::Result<R>()> attempt) {
   vfs::Deadline deadline;
   if (timeout_ns > 0) deadline = ctx.now_monotonic() + timeout_ns;
+  const vfs::WaitScope scope(ctx);
   vfs::TaskWaiter waiter(ctx);
   queue.add(waiter, mask);
   base::Result<R> result = attempt();

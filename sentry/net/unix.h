@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "sentry/net/shared_stream.h"
 #include "sentry/net/socket.h"
 #include "sentry/net/stream_buffer.h"
 #include "sentry/vfs/sleep_lock.h"
@@ -43,6 +44,13 @@ class UnixCore final : public base::RefCounted {
   base::Result<RecvResult> receive_message(vfs::OpContext& ctx, vfs::IoBuffer& dst, uint32_t flags);
   base::Result<void> shutdown(int32_t how);
   void close();
+
+  // What stubs may work on, made at the first call; EOPNOTSUPP where that cannot be. Null until then.
+  base::Result<vfs::InPlaceEnd*> share_stream(vfs::OpContext& ctx, memory::MemoryFile& memory);
+  vfs::InPlaceEnd* shared_end() const;
+  base::RefPtr<vfs::InPlaceMemory> shared_memory() const;
+  void leave_to_sentry();  // something happened that stubs do not understand
+  void kick_peer();        // a stub wrote
 
   vfs::PollMask readiness();
   SocketAddress name() const;
@@ -83,6 +91,7 @@ class UnixCore final : public base::RefCounted {
   base::Result<void> add_record(uint64_t begin, uint64_t end, Ancillary control);
   void room_made(UnixCore* sender);
   void end_of_peer(bool with_reset);
+  bool has_odd_state() const;
   bool has_input_end() const { return receive_shut_.load(std::memory_order_acquire); }
   bool is_full() const;
 
@@ -92,6 +101,8 @@ class UnixCore final : public base::RefCounted {
   vfs::SleepLock read_lock_, write_lock_;
 
   StreamBuffer input_;  // of streams: what the peer wrote, under its write_lock_
+  std::atomic<SharedStream*> shared_{nullptr};  // holds a reference; both ends have the same
+  uint32_t shared_index_ = 0;                   // set before shared_
   std::atomic<uint32_t> record_count_{0};  // so that streams without ancillary data take no lock
   std::atomic<bool> receive_shut_{false}, send_shut_{false};
   std::atomic<int32_t> error_{0};

@@ -77,6 +77,7 @@ UnixCore::UnixCore(int32_t type) : type_(type) { note_core(*this); }
 
 UnixCore::~UnixCore() {
   forget_core(*this);
+  if (SharedStream* stream = shared_.load()) stream->unref();
   std::vector<RefPtr<vfs::FileDescription>> files;
   for (Record& r : records_) std::move(r.control.files.begin(), r.control.files.end(), std::back_inserter(files));
   for (Message& m : messages_) std::move(m.control.files.begin(), m.control.files.end(), std::back_inserter(files));
@@ -237,17 +238,17 @@ Result<size_t> UnixCore::send_stream(vfs::OpContext& ctx, vfs::IoBuffer& src, Se
   if (src.remaining() == 0) return size_t{0};
   if (peer->record_count_.load(std::memory_order_relaxed) >= kMaxRecords) return err(kEAGAIN);
   TRY(take_flight(args.control.files.size()));
-  const Result<size_t> done = peer->input_.put(src);
+  if (!args.control.cred && (pass_cred.load(std::memory_order_relaxed) || peer->pass_cred.load(std::memory_order_relaxed)))
+    args.control.cred = cred_of(ctx);
+  const Result<size_t> done = peer->input_.put(ctx, src, args.control.empty() ? StreamBuffer::Lane::kAny : StreamBuffer::Lane::kOwn);
   if (!done) {
     in_flight.fetch_sub(args.control.files.size());
     return done;
   }
-  if (!args.control.cred && (pass_cred.load(std::memory_order_relaxed) || peer->pass_cred.load(std::memory_order_relaxed)))
-    args.control.cred = cred_of(ctx);
   // The record is there before the bytes can be seen.
   const uint64_t head = peer->input_.head();
   if (!args.control.empty()) TRY(peer->add_record(head, head + *done, std::exchange(args.control, {})));
-  peer->input_.publish(*done);
+  peer->input_.publish();
   peer->queue_.notify(vfs::kPollIn | vfs::kPollRdNorm);
   return done;
 }
@@ -281,19 +282,63 @@ Result<RecvResult> UnixCore::receive_stream(vfs::OpContext& ctx, vfs::IoBuffer& 
   RecvResult result;
   // The end is looked at first: what was written before it is then seen.
   const bool ended = has_input_end();
-  const uint64_t tail = input_.tail(), head = input_.head();
-  if (head == tail) {
+  if (input_.is_empty()) {
     if (const int32_t e = take_error(); e != 0) return err(static_cast<Errno>(e));
     if (ended) return result;
     return err(kEAGAIN);
   }
   if (dst.remaining() == 0) return result;
-  result.bytes = TRY(input_.get(dst, readable_limit(tail, head)));
-  result.control = take_stream_control(tail, peek);
-  if (peek) return result;
-  if (input_.consume(result.bytes) || (record_count_.load() >= kMaxRecords / 2 && input_.is_writable()))
+  const uint64_t tail = input_.tail();
+  const StreamBuffer::Got got =
+      TRY(input_.get(ctx, dst, readable_limit(tail, input_.head()), peek ? StreamBuffer::Keep::kYes : StreamBuffer::Keep::kNo));
+  result.bytes = got.bytes;
+  if (got.own) result.control = take_stream_control(tail, peek);
+  if (!peek && (got.made_room || (record_count_.load() >= kMaxRecords / 2 && input_.is_writable())))
     if (UnixCore* peer = stream_peer_.load(std::memory_order_acquire)) peer->queue_.notify(vfs::kPollOut | vfs::kPollWrNorm);
   return result;
+}
+
+// --- in place ---
+
+vfs::InPlaceEnd* UnixCore::shared_end() const {
+  SharedStream* stream = shared_.load(std::memory_order_acquire);
+  return stream ? &stream->end(shared_index_) : nullptr;
+}
+
+RefPtr<vfs::InPlaceMemory> UnixCore::shared_memory() const {
+  SharedStream* stream = shared_.load(std::memory_order_acquire);
+  return stream ? stream->memory() : nullptr;
+}
+
+Result<vfs::InPlaceEnd*> UnixCore::share_stream(vfs::OpContext& ctx, memory::MemoryFile& memory) {
+  RefPtr<UnixCore> other = peer();
+  if (type_ != kSockStream || !other || has_odd_state() || other->has_odd_state()) return err(kEOPNOTSUPP);
+  UnixCore *first = std::min(this, other.get()), *second = std::max(this, other.get());
+  vfs::SleepGuard guard(ctx, first->write_lock_), other_guard(ctx, second->write_lock_);
+  if (!shared_.load()) {
+    RefPtr<SharedStream> stream = TRY(SharedStream::create(memory, first->input_, second->input_));
+    stream->ref();
+    second->shared_index_ = 1;
+    first->shared_.store(stream.get(), std::memory_order_seq_cst);
+    second->shared_.store(stream.release(), std::memory_order_seq_cst);
+    // Whoever makes it odd from now on sees that it is shared.
+    if (first->has_odd_state() || second->has_odd_state()) leave_to_sentry();
+  }
+  return shared_end();
+}
+
+bool UnixCore::has_odd_state() const {
+  return state_hint_.load() != static_cast<uint8_t>(State::kConnected) || receive_shut_.load() || send_shut_.load() || pass_cred.load() ||
+         error_.load() != 0;
+}
+
+void UnixCore::leave_to_sentry() {
+  input_.set_odd();
+  if (UnixCore* other = stream_peer_.load(std::memory_order_acquire)) other->input_.set_odd();
+}
+
+void UnixCore::kick_peer() {
+  if (UnixCore* other = stream_peer_.load(std::memory_order_acquire)) other->queue_.notify(vfs::kPollIn | vfs::kPollRdNorm);
 }
 
 // --- messages ---
@@ -424,6 +469,7 @@ void UnixCore::end_of_peer(bool with_reset) {
   if (with_reset) error_.store(static_cast<int32_t>(kECONNRESET));
   receive_shut_.store(true, std::memory_order_release);
   send_shut_.store(true, std::memory_order_release);
+  leave_to_sentry();
   queue_.notify(vfs::kPollIn | vfs::kPollRdNorm | vfs::kPollOut | vfs::kPollHup | vfs::kPollRdHup);
 }
 
@@ -438,6 +484,7 @@ Result<void> UnixCore::shutdown(int32_t how) {
   const bool no_receive = how == 0 || how == 2, no_send = how == 1 || how == 2;
   if (no_receive) receive_shut_.store(true, std::memory_order_release);
   if (no_send) send_shut_.store(true, std::memory_order_release);
+  leave_to_sentry();
   const vfs::PollMask all = vfs::kPollIn | vfs::kPollRdNorm | vfs::kPollOut | vfs::kPollHup | vfs::kPollRdHup;
   queue_.notify(all);
   space_queue_.notify(vfs::kPollOut);

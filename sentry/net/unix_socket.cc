@@ -62,9 +62,20 @@ class UnixSocket final : public Socket {
   }
   Result<void> set_option(vfs::OpContext& ctx, int32_t level, int32_t name, std::span<const uint8_t> value) override {
     TRY(Socket::set_option(ctx, level, name, value));
-    if (name == kSoPassCred) core_->pass_cred.store(pass_cred_.load());
+    if (name == kSoPassCred) {
+      core_->pass_cred.store(pass_cred_.load());
+      if (pass_cred_.load()) core_->leave_to_sentry();
+    }
     return {};
   }
+
+  Result<vfs::InPlaceEnd*> prepare_in_place(vfs::OpContext& ctx) override {
+    if (!ctx.memory_file()) return err(kEOPNOTSUPP);
+    return core_->share_stream(ctx, *ctx.memory_file());
+  }
+  vfs::InPlaceEnd* in_place_end() const override { return core_->shared_end(); }
+  RefPtr<vfs::InPlaceMemory> in_place_memory() const override { return core_->shared_memory(); }
+  void in_place_kick(vfs::OpContext&) override { core_->kick_peer(); }
 
  protected:
   Result<RefPtr<Socket>> try_accept(vfs::OpContext& ctx, uint32_t status_flags, SocketAddress* peer) override {
@@ -83,13 +94,16 @@ class UnixSocket final : public Socket {
     if (args.flags & kMsgOob) return err(kEOPNOTSUPP);
     if (type() == kSockStream) {
       if (args.to) return err(core_->peer() ? kEISCONN : kEOPNOTSUPP);
+      note_use();
       return core_->send_stream(ctx, src, args);
     }
     if (pass_cred_.load() && type() == kSockDgram) TRY(core_->autobind(ctx));
     return core_->send_message(ctx, src, args, static_cast<size_t>(send_buffer_.load()));
   }
   Result<RecvResult> try_receive(vfs::OpContext& ctx, vfs::IoBuffer& dst, uint32_t flags) override {
-    return type() == kSockStream ? core_->receive_stream(ctx, dst, flags) : core_->receive_message(ctx, dst, flags);
+    if (type() != kSockStream) return core_->receive_message(ctx, dst, flags);
+    note_use();
+    return core_->receive_stream(ctx, dst, flags);
   }
   Result<int32_t> readable_bytes() override {
     if (core_->is_listening()) return err(kEINVAL);

@@ -31,9 +31,9 @@ Result<size_t> do_epoll_wait(Task& task, Fd epfd, UserOut<UserEpollEvent> out, i
   constexpr size_t kBatch = 64;  // more wait for the next call, as maxevents allows
   std::array<vfs::EpollEvent, kBatch> events;
   const std::span<vfs::EpollEvent> room(events.data(), std::min<size_t>(static_cast<size_t>(max), kBatch));
-  size_t n = epoll->collect(room);
+  size_t n = epoll->collect(task, room);
   if (n == 0 && !(deadline && *deadline <= task.now_monotonic())) {
-    auto done = [&] { return (n = epoll->collect(room)) != 0; };
+    auto done = [&] { return (n = epoll->collect(task, room)) != 0; };
     Result<void> waited = vfs::wait_until(task, *epoll->wait_queue(), vfs::kPollIn, deadline, done);
     if (!waited && waited.error() != kETIMEDOUT) return err(kEINTR);
   }
@@ -79,12 +79,16 @@ Result<void> sys_epoll_ctl(Task& task, Fd epfd, uint32_t op, Fd fd, UserIn<UserE
   EpollFile* epoll = file->as<EpollFile>();
   if (!epoll || file == target) return err(kEINVAL);
   const vfs::EpollEvent wanted{user.events, user.data};
+  epoll->catch_up(task);
+  Result<void> done;
   switch (op) {
-    case kAdd: return epoll->add(*target, fd, wanted);
-    case kModify: return epoll->modify(*target, fd, wanted);
-    case kDelete: return epoll->remove(*target, fd);
+    case kAdd: done = epoll->add(*target, fd, wanted); break;
+    case kModify: done = epoll->modify(*target, fd, wanted); break;
+    case kDelete: done = epoll->remove(*target, fd); break;
     default: return err(kEINVAL);
   }
+  epoll->catch_up(task);
+  return done;
 }
 
 Result<size_t> sys_epoll_wait(Task& task, Fd epfd, UserOut<UserEpollEvent> events, int32_t max, int32_t timeout_ms) {

@@ -46,8 +46,11 @@ class PollSet {
 
   // Waits until something is ready: how many are. 0 at the deadline; kEINTR on a signal.
   Result<size_t> wait(Task& task, vfs::Deadline deadline) {
+    for (PollItem& item : items())
+      if (item.file) item.file->catch_up(task);
     size_t ready = look();
     if (ready != 0 || (deadline && *deadline <= task.now_monotonic())) return ready;
+    const vfs::WaitScope scope(task);
     for (PollItem& item : items()) {
       if (!item.file || !(item.queue = item.file->wait_queue())) continue;
       item.waiter.waker = &task.waker();

@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <array>
 #include <vector>
 
 namespace sentry::vfs {
@@ -12,6 +14,7 @@ using enum abi::Errno;
 namespace {
 
 constexpr int kMaxNesting = 5;  // EP_MAX_NESTS + 1
+constexpr size_t kWords = in_place::kDescriptors / 64;  // of a set of descriptors
 constexpr uint32_t kModeBits = kEpollExclusive | kEpollWakeUp | kEpollOneShot | kEpollEdge;
 
 base::Mutex& interest_mutex() {
@@ -37,7 +40,10 @@ class EpollItem final : public base::RefCounted, public Waiter {
   FileDescription* target_;  // guarded by the owner's ready_mu_; null once it went away
   const int32_t fd_;
   EpollEvent event_;                        // guarded by the owner's ready_mu_
+  bool is_for_sentry() const { return (event_.events & in_place::kPollSentryOnly) != 0; }
+  in_place::StreamHalf* incoming_ = nullptr;  // while mirrored
   std::atomic<uint32_t> mask_{0};           // 0: one-shot that has fired; else the poll bits of event_
+  bool mirrored_ = false;                   // guarded by the owner's ready_mu_
   base::ListHook ready_hook_;               // guarded by the owner's ready_mu_
   base::ListHook target_hook_;              // guarded by the interest lock
 };
@@ -50,6 +56,38 @@ struct ItemsOfTarget {
 };
 
 }  // namespace
+
+// What a stub shares of this instance.
+struct EpollFile::Mirror {
+  class End final : public InPlaceEnd {
+   public:
+    bool is_poll() const override { return true; }
+    uint64_t word_locked() const override { return in_place::kKindPoll | uint64_t{view()->waiting_word()} << 32; }
+    void moved_locked() override { stale.store(true); }
+    void view_changed_locked() override { stale.store(true); }
+    std::atomic<bool> stale{false};  // items may have to be mirrored, or no longer
+  };
+  explicit Mirror(base::RefPtr<InPlaceMemory> m) : memory(std::move(m)), page(memory->poll()), by_fd(in_place::kDescriptors) {}
+  void forget(int32_t fd, uint64_t* bits) { __atomic_fetch_and(&bits[fd / 64], ~(uint64_t{1} << (fd % 64)), __ATOMIC_SEQ_CST); }
+  void note(int32_t fd, uint64_t* bits) { __atomic_fetch_or(&bits[fd / 64], uint64_t{1} << (fd % 64), __ATOMIC_SEQ_CST); }
+
+  void publish(int32_t fd, const EpollEvent& event) {
+    in_place::PollEntry& entry = page.entries[fd];
+    __atomic_store_n(&entry.events, event.events, __ATOMIC_RELAXED);
+    __atomic_store_n(&entry.data, event.data, __ATOMIC_RELAXED);
+    __atomic_store_n(&entry.armed, 1u, __ATOMIC_SEQ_CST);
+    note(fd, page.registered);
+  }
+
+  const base::RefPtr<InPlaceMemory> memory;
+  in_place::PollBlock& page;  // hostile
+  End end;
+  // ready_mu_:
+  std::vector<EpollItem*> by_fd;
+  std::vector<int32_t> fds;  // that have one
+  size_t next = 0;           // where the next search begins
+  bool listed_first = false;
+};
 
 struct EpollFile::Ready {
   base::IntrusiveList<EpollItem, &EpollItem::ready_hook_> list;
@@ -73,11 +111,27 @@ void EpollFile::detach_locked(EpollItem& item) {
   FileDescription& target = *item.target_;
   if (WaitQueue* queue = target.wait_queue()) queue->remove(item);
   static_cast<ItemsOfTarget*>(target.epoll_items_.load(std::memory_order_relaxed))->list.remove(item);
+  if (item.mirrored_) unmirror_item(*mirror_.load(), item);
   base::MutexLock lock(ready_mu_);
   item.target_ = nullptr;
   if (!item.ready_hook_.linked()) return;
   ready_->list.remove(item);
   --ready_->count;
+  show_count_locked();
+}
+
+bool EpollFile::link_locked(EpollItem& item, bool in_front) {
+  if (item.ready_hook_.linked()) return false;
+  in_front ? ready_->list.push_front(item) : ready_->list.push_back(item);
+  ++ready_->count;
+  show_count_locked();
+  return true;
+}
+
+// A stub asks the sentry while there is something on the list.
+void EpollFile::show_count_locked() {
+  if (Mirror* m = mirror_.load(std::memory_order_acquire))
+    __atomic_store_n(&m->page.ready, static_cast<uint32_t>(ready_->count), __ATOMIC_SEQ_CST);
 }
 
 void EpollFile::destroy() const {
@@ -116,6 +170,11 @@ bool EpollFile::reaches(const EpollFile& from, const EpollFile& target, int dept
 }
 
 base::Result<void> EpollFile::add(FileDescription& target, abi::Fd fd, EpollEvent event) {
+  note_use();
+  return insert(target, fd, event);
+}
+
+base::Result<void> EpollFile::insert(FileDescription& target, abi::Fd fd, EpollEvent event) {
   if (&target == this) return base::err(kEINVAL);
   WaitQueue* queue = target.wait_queue();
   if (!queue && (target.inode().is_regular() || target.inode().is_dir())) return base::err(kEPERM);
@@ -132,15 +191,23 @@ base::Result<void> EpollFile::add(FileDescription& target, abi::Fd fd, EpollEven
       return base::err(kELOOP);
     }
     auto* items = static_cast<ItemsOfTarget*>(target.epoll_items_.load(std::memory_order_relaxed));
-    if (!items) target.epoll_items_.store(items = new ItemsOfTarget, std::memory_order_release);
+    if (!items) target.epoll_items_.store(items = new ItemsOfTarget, std::memory_order_seq_cst);
     items->list.push_back(*item);
     if (queue) queue->add(*item, kPollAll);
+    if (nested) nested->leave_view_for_good();
+    if (InPlaceEnd* end = target.in_place_end(); end && end->view()) {
+      // Until catch_up() has seen that only its own process is watching.
+      base::MutexLock in_place(in_place_mutex());
+      end->want_kicks_locked(true);
+      if (Mirror* m = mirror_.load(std::memory_order_acquire)) m->end.stale.store(true);
+    }
   }
   if (target.readiness(event.events & ~kModeBits) & item->mask_.load()) make_ready(*item);
   return {};
 }
 
 base::Result<void> EpollFile::modify(FileDescription& target, abi::Fd fd, EpollEvent event) {
+  note_use();
   base::RefPtr<EpollItem> item;
   {
     base::MutexLock lock(interest_mutex());
@@ -150,6 +217,7 @@ base::Result<void> EpollFile::modify(FileDescription& target, abi::Fd fd, EpollE
     item = it->second;
     base::MutexLock ready(ready_mu_);
     item->set_event(event);
+    if (item->mirrored_) mirror_.load()->end.stale.store(true);
   }
   std::atomic_thread_fence(std::memory_order_seq_cst);  // who changes the target sees the mask, or we see the change
   if (target.readiness(event.events & ~kModeBits) & item->mask_.load()) make_ready(*item);
@@ -163,6 +231,7 @@ base::Result<void> EpollFile::remove(FileDescription& target, abi::Fd fd) {
   if (it == items_.end()) return base::err(kENOENT);
   item = std::move(it->second);
   items_.erase(it);
+  if (item->mirrored_) mirror_.load()->forget(fd.value(), mirror_.load()->page.registered);
   detach_locked(*item);
   return {};
 }
@@ -171,10 +240,8 @@ void EpollFile::make_ready(EpollItem& item) {
   {
     base::MutexLock lock(ready_mu_);
     if (!item.target_) return;
-    if (!item.ready_hook_.linked()) {
-      ready_->list.push_back(item);
-      ++ready_->count;
-    }
+    if (item.mirrored_) __atomic_store_n(&mirror_.load()->page.entries[item.fd_].armed, 1u, __ATOMIC_SEQ_CST);
+    else link_locked(item, false);
   }
   queue_.notify(kPollIn | kPollRdNorm);
 }
@@ -185,6 +252,7 @@ base::RefPtr<EpollItem> EpollFile::pop_ready(base::RefPtr<FileDescription>& targ
   if (!item) return nullptr;
   --ready_->count;
   ++ready_->looked_at;
+  show_count_locked();
   // A target whose last reference is gone waits for our lock in detach_locked(): the pointer is good, the object is not.
   if (item->target_->try_ref()) target = base::RefPtr<FileDescription>::adopt(item->target_);
   return base::RefPtr<EpollItem>(item);
@@ -192,10 +260,9 @@ base::RefPtr<EpollItem> EpollFile::pop_ready(base::RefPtr<FileDescription>& targ
 
 // The end of what pop_ready() began; `back` tells where the item goes. True when somebody must be woken for it.
 bool EpollFile::looked_locked(EpollItem& item, Back back) {
-  if (back != Back::kNot && item.target_ && !item.ready_hook_.linked()) {
-    if (back == Back::kFirst) ready_->list.push_front(item);
-    else ready_->list.push_back(item);
-    ++ready_->count;
+  if (back != Back::kNot && item.target_) {
+    if (item.mirrored_) __atomic_store_n(&mirror_.load()->page.entries[item.fd_].armed, 1u, __ATOMIC_SEQ_CST);
+    else link_locked(item, back == Back::kFirst);
   }
   const bool wake = ready_->missed && ready_->count != 0;
   if (--ready_->looked_at == 0 || wake) ready_->missed = false;
@@ -211,7 +278,20 @@ bool EpollFile::take_event_locked(EpollItem& item, PollMask ready, EpollEvent& o
   return true;
 }
 
-size_t EpollFile::collect(std::span<EpollEvent> out) {
+size_t EpollFile::collect(OpContext& ctx, std::span<EpollEvent> out) {
+  note_use();
+  Mirror* m = mirror_.load(std::memory_order_acquire);
+  if (!m) return collect_listed(out);
+  catch_up(ctx);
+  m->listed_first = !m->listed_first;
+  size_t n = m->listed_first ? collect_listed(out) : 0;
+  n += collect_mirrored(*m, out.subspan(n), Take::kYes);
+  if (!m->listed_first) n += collect_listed(out.subspan(n));
+  return n;
+}
+
+size_t EpollFile::collect_listed(std::span<EpollEvent> out) {
+  if (out.empty()) return 0;
   const size_t most = begin_looking();  // each item once, although level-triggered ones come back to the list
   size_t n = 0;
   bool wake = false;
@@ -240,6 +320,10 @@ size_t EpollFile::begin_looking() {
 }
 
 PollMask EpollFile::readiness(PollMask) {
+  if (Mirror* m = mirror_.load(std::memory_order_acquire)) {
+    std::array<EpollEvent, 1> one;
+    if (collect_mirrored(*m, one, Take::kNo) != 0) return kPollIn | kPollRdNorm;
+  }
   PollMask result = 0;
   bool wake = false;
   for (size_t left = begin_looking(); left != 0 && result == 0; --left) {
@@ -253,6 +337,196 @@ PollMask EpollFile::readiness(PollMask) {
   }
   if (wake) queue_.notify(kPollIn | kPollRdNorm);
   return result;
+}
+
+// --- in place ---
+
+base::Result<InPlaceEnd*> EpollFile::prepare_in_place(OpContext& ctx) {
+  if (!ctx.memory_file() || nested_.load()) return base::err(kEOPNOTSUPP);
+  if (!mirror_.load()) {
+    auto fresh = std::make_unique<Mirror>(TRY(InPlaceMemory::create(*ctx.memory_file(), in_place::kPollBlockSize)));
+    base::MutexLock interest(interest_mutex());
+    base::MutexLock lock(ready_mu_);
+    if (!mirror_owner_) {
+      mirror_owner_ = std::move(fresh);
+      mirror_.store(mirror_owner_.get(), std::memory_order_seq_cst);
+      show_count_locked();
+    }
+  }
+  return &mirror_.load()->end;
+}
+
+InPlaceEnd* EpollFile::in_place_end() const {
+  Mirror* m = mirror_.load(std::memory_order_acquire);
+  return m ? &m->end : nullptr;
+}
+
+base::RefPtr<InPlaceMemory> EpollFile::in_place_memory() const {
+  Mirror* m = mirror_.load(std::memory_order_acquire);
+  return m ? m->memory : nullptr;
+}
+
+void EpollFile::leave_view_for_good() {
+  nested_.store(true);
+  Mirror* m = mirror_.load();
+  if (!m) return;
+  base::MutexLock lock(in_place_mutex());
+  m->end.leave_locked();
+}
+
+void EpollFile::in_place_kick(OpContext& ctx) {
+  catch_up(ctx);
+  if (readiness(kPollAll)) queue_.notify(kPollIn | kPollRdNorm);
+}
+
+void EpollFile::catch_up(OpContext& ctx) {
+  Mirror* m = mirror_.load(std::memory_order_acquire);
+  if (!m) return;
+  take_over(ctx, *m);
+  if (m->end.stale.load(std::memory_order_relaxed) && m->end.stale.exchange(false)) rebuild(*m);
+}
+
+// What the stub has changed since.
+void EpollFile::take_over(OpContext& ctx, Mirror& m) {
+  for (size_t i = 0; i < kWords; ++i) {
+    if (__atomic_load_n(&m.page.dirty[i], __ATOMIC_RELAXED) == 0) continue;
+    uint64_t bits = __atomic_exchange_n(&m.page.dirty[i], uint64_t{0}, __ATOMIC_SEQ_CST);
+    for (; bits != 0; bits &= bits - 1) {
+      const int32_t fd = static_cast<int32_t>(i * 64) + __builtin_ctzll(bits);
+      auto file = base::RefPtr<FileDescription>::adopt(ctx.ref_descriptor(abi::Fd(fd)));
+      if (!file) continue;
+      const in_place::PollEntry& entry = m.page.entries[fd];
+      const bool registered = __atomic_load_n(&m.page.registered[i], __ATOMIC_SEQ_CST) >> (fd % 64) & 1;
+      const EpollEvent event{__atomic_load_n(&entry.events, __ATOMIC_ACQUIRE) & ~in_place::kPollSentryOnly,
+                             __atomic_load_n(&entry.data, __ATOMIC_ACQUIRE)};
+      bool there = false;
+      {
+        base::RefPtr<EpollItem> gone;  // dropped after the locks
+        base::MutexLock interest(interest_mutex());
+        auto it = items_.find({file.get(), fd});
+        there = it != items_.end();
+        if (there && registered) {
+          base::MutexLock lock(ready_mu_);
+          it->second->set_event(event);
+        } else if (there) {
+          gone = std::move(it->second);
+          items_.erase(it);
+          detach_locked(*gone);
+        }
+      }
+      // Refused only where the stub has made it up.
+      if (!there && registered) (void)insert(*file, abi::Fd(fd), event);
+    }
+  }
+}
+
+// With the interest lock. The page has the event already when the stub put it there; else it gets it now.
+void EpollFile::mirror_item(Mirror& m, EpollItem& item, FileDescription& target) {
+  base::MutexLock lock(ready_mu_);
+  // A thread of the stub may be changing it; not for long, unless it wants to harm itself.
+  uint32_t free = 0;
+  for (int i = 0; i < 1000 && !__atomic_compare_exchange_n(&m.page.lock, &free, 1, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED); ++i) {
+    free = 0;
+    __builtin_ia32_pause();
+  }
+  const bool newer = item.mirrored_ && (__atomic_load_n(&m.page.dirty[item.fd_ / 64], __ATOMIC_SEQ_CST) >> (item.fd_ % 64) & 1) != 0;
+  if (!newer) m.publish(item.fd_, item.event_);
+  __atomic_store_n(&m.page.lock, 0u, __ATOMIC_RELEASE);
+  if (item.mirrored_) return;
+  item.mirrored_ = true;
+  item.incoming_ = target.in_place_end()->incoming_half();
+  m.by_fd[static_cast<size_t>(item.fd_)] = &item;
+  m.fds.push_back(item.fd_);
+  if (!item.ready_hook_.linked()) return;
+  ready_->list.remove(item);
+  --ready_->count;
+  show_count_locked();
+}
+
+void EpollFile::unmirror_item(Mirror& m, EpollItem& item) {
+  base::MutexLock lock(ready_mu_);
+  if (!item.mirrored_) return;
+  item.mirrored_ = false;
+  m.by_fd[static_cast<size_t>(item.fd_)] = nullptr;
+  std::erase(m.fds, item.fd_);
+}
+
+// Mirrors the items whose file is in the same view, and no others.
+void EpollFile::rebuild(Mirror& m) {
+  uint64_t known[kWords] = {};
+  std::vector<base::RefPtr<EpollItem>> left;
+  base::MutexLock interest(interest_mutex());
+  {
+    base::MutexLock in_place(in_place_mutex());
+    if (InPlaceView* view = m.end.view()) {
+      view->for_each([&](int32_t fd, FileDescription& file, InPlaceEnd& end) {
+        if (end.is_poll()) return;
+        auto it = items_.find({&file, fd});
+        if (it != items_.end() && it->second->is_for_sentry()) return;
+        auto* watchers = static_cast<ItemsOfTarget*>(file.epoll_items_.load(std::memory_order_seq_cst));
+        const bool alone = !watchers || !watchers->list.front() ||
+                           (it != items_.end() && watchers->list.front() == it->second.get() && !watchers->list.next(*it->second));
+        if (alone && !(file.status_flags() & kO_ASYNC)) end.want_kicks_locked(false);
+        if (it != items_.end()) mirror_item(m, *it->second, file);
+        known[fd / 64] |= uint64_t{1} << (fd % 64);
+      });
+    }
+  }
+  {
+    base::MutexLock lock(ready_mu_);
+    for (int32_t fd : m.fds)
+      if (!(known[fd / 64] >> (fd % 64) & 1)) left.emplace_back(m.by_fd[static_cast<size_t>(fd)]);
+  }
+  for (size_t i = 0; i < kWords; ++i) __atomic_store_n(&m.page.known[i], known[i], __ATOMIC_SEQ_CST);
+  for (const base::RefPtr<EpollItem>& item : left) {
+    m.forget(item->fd_, m.page.registered);
+    unmirror_item(m, *item);
+    base::MutexLock lock(ready_mu_);
+    if (item->target_ && item->mask_.load() != 0) link_locked(*item, false);  // collect() finds out whether it is ready
+  }
+}
+
+// As collect(), of the mirrored items. Take::kNo: tells only whether there are any.
+size_t EpollFile::collect_mirrored(Mirror& m, std::span<EpollEvent> out, Take take) {
+  size_t n = 0, count, first;
+  {
+    base::MutexLock lock(ready_mu_);
+    count = m.fds.size();
+    first = m.next;
+  }
+  for (size_t i = 0; i < count && n < out.size(); ++i) {
+    base::RefPtr<FileDescription> target;
+    base::RefPtr<EpollItem> item;
+    uint32_t mask;
+    {
+      base::MutexLock lock(ready_mu_);
+      if (m.fds.empty()) break;
+      const int32_t fd = m.fds[(first + i) % m.fds.size()];
+      EpollItem* candidate = m.by_fd[static_cast<size_t>(fd)];
+      mask = candidate->mask_.load(std::memory_order_relaxed);
+      in_place::PollEntry& entry = m.page.entries[fd];
+      const in_place::StreamHalf& half = *candidate->incoming_;
+      const uint64_t head = __atomic_load_n(&half.head, __ATOMIC_ACQUIRE);
+      const bool quiet = __atomic_load_n(&half.tail, __ATOMIC_ACQUIRE) == head && __atomic_load_n(&half.flags, __ATOMIC_ACQUIRE) == 0;
+      if (!candidate->target_ || mask == 0 || (quiet && !(mask & kPollOut))) continue;
+      if (candidate->event_.events & kEpollEdge) {
+        const bool armed = take == Take::kYes ? __atomic_exchange_n(&entry.armed, 0u, __ATOMIC_SEQ_CST) != 0
+                                              : __atomic_load_n(&entry.armed, __ATOMIC_SEQ_CST) != 0;
+        if (!armed && __atomic_load_n(&entry.seen, __ATOMIC_RELAXED) == head) continue;
+        if (take == Take::kYes) __atomic_store_n(&entry.seen, head, __ATOMIC_RELAXED);
+      }
+      if (!candidate->target_->try_ref()) continue;
+      target = base::RefPtr<FileDescription>::adopt(candidate->target_);
+      item = base::RefPtr<EpollItem>(candidate);
+    }
+    const PollMask ready = target->readiness(mask) & mask;
+    if (!ready) continue;
+    base::MutexLock lock(ready_mu_);
+    if (!item->target_) continue;
+    out[n++] = {ready, item->event_.data};
+    if (take == Take::kYes) m.next = (first + i + 1) % std::max<size_t>(m.fds.size(), 1);
+  }
+  return n;
 }
 
 std::string EpollFile::fdinfo() const {

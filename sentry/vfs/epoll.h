@@ -39,12 +39,20 @@ class EpollFile final : public FileDescription {
   base::Result<void> modify(FileDescription& target, abi::Fd fd, EpollEvent event);
   base::Result<void> remove(FileDescription& target, abi::Fd fd);
   // What is ready now, at most out.size(); takes edge-triggered and one-shot events. Allocates nothing.
-  size_t collect(std::span<EpollEvent> out);
+  size_t collect(OpContext& ctx, std::span<EpollEvent> out);
 
   const void* kind() const override { return kKind; }
   PollMask readiness(PollMask interest) override;
   WaitQueue* wait_queue() override { return &queue_; }
   std::string fdinfo() const override;
+
+  // In place (vfs/in_place.h): a stub may add, change and remove connections of its own process, and wait for them. Those are the
+  // mirrored items; the stub's word for them is taken over before anybody looks.
+  base::Result<InPlaceEnd*> prepare_in_place(OpContext& ctx) override;
+  InPlaceEnd* in_place_end() const override;
+  base::RefPtr<InPlaceMemory> in_place_memory() const override;
+  void in_place_kick(OpContext& ctx) override;
+  void catch_up(OpContext& ctx) override;
 
  private:
   friend class EpollItem;
@@ -59,12 +67,28 @@ class EpollFile final : public FileDescription {
   static bool take_event_locked(EpollItem& item, PollMask ready, EpollEvent& out);
   static bool reaches(const EpollFile& from, const EpollFile& target, int depth);
   void detach_locked(EpollItem& item);
+  base::Result<void> insert(FileDescription& target, abi::Fd fd, EpollEvent event);
+
+  struct Mirror;
+  void take_over(OpContext& ctx, Mirror& mirror);
+  void rebuild(Mirror& mirror);
+  void mirror_item(Mirror& mirror, EpollItem& item, FileDescription& target);
+  void unmirror_item(Mirror& mirror, EpollItem& item);
+  enum class Take : uint8_t { kNo, kYes };
+  size_t collect_mirrored(Mirror& mirror, std::span<EpollEvent> out, Take take);
+  size_t collect_listed(std::span<EpollEvent> out);
+  bool link_locked(EpollItem& item, bool in_front) REQUIRES(ready_mu_);
+  void show_count_locked() REQUIRES(ready_mu_);
+  void leave_view_for_good();
 
   std::map<Key, base::RefPtr<EpollItem>> items_;  // guarded by the interest lock
   mutable base::Mutex ready_mu_{base::LockRank::kEpollReady};
   struct Ready;
   std::unique_ptr<Ready> ready_;  // guarded by ready_mu_
   WaitQueue queue_{base::LockRank::kEpollQueue};
+  std::unique_ptr<Mirror> mirror_owner_;         // set once, with mirror_
+  std::atomic<Mirror*> mirror_{nullptr};
+  std::atomic<bool> nested_{false};              // in another instance, or was: never in place
 };
 
 // The file is on its way out: no epoll instance may know it any more.

@@ -69,7 +69,33 @@ base::Result<void> FileDescription::set_status_flags(OpContext& ctx, uint32_t fl
   uint32_t old = flags_.load(std::memory_order_relaxed);
   while (!flags_.compare_exchange_weak(old, (old & ~kChangeableFlags) | (flags & kChangeableFlags))) {
   }
+  if (InPlaceEnd* end = in_place_end()) {
+    base::MutexLock lock(in_place_mutex());
+    end->show_locked();
+  }
   return {};
+}
+
+void FileDescription::set_async_flag(bool on) {
+  on ? flags_.fetch_or(kO_ASYNC) : flags_.fetch_and(~uint32_t{kO_ASYNC});
+  InPlaceEnd* end = on ? in_place_end() : nullptr;
+  if (!end) return;
+  base::MutexLock lock(in_place_mutex());
+  end->want_kicks_locked(true);
+}
+
+void FileDescription::add_descriptor() {
+  if (descriptors_.fetch_add(1, std::memory_order_seq_cst) == 0) return;
+  InPlaceEnd* end = in_place_end();
+  if (!end || !end->view()) return;
+  base::MutexLock lock(in_place_mutex());
+  end->leave_locked();
+}
+
+void FileDescription::answer_wish(bool granted) {
+  constexpr int32_t kPatience = -500;  // uses until the next try
+  uses_.store(granted ? 0 : kPatience, std::memory_order_relaxed);
+  wants_in_place_.store(false, std::memory_order_relaxed);
 }
 
 base::Result<size_t> FileDescription::read(OpContext& ctx, IoBuffer& dst) {

@@ -17,6 +17,7 @@
 #include "base/ref/ref.h"
 #include "base/sync/mutex.h"
 #include "sentry/memory/mapped_file.h"
+#include "sentry/vfs/in_place.h"
 #include "sentry/vfs/io_buffer.h"
 #include "sentry/vfs/mount.h"
 #include "sentry/vfs/op_context.h"
@@ -121,9 +122,36 @@ class FileDescription : public memory::MappedFile {
   // Null until F_SETOWN, F_SETSIG or O_ASYNC was used; then it stays. The first one wins.
   AsyncIo* async_io() const { return async_io_.load(std::memory_order_acquire); }
   AsyncIo& set_async_io(base::RefPtr<AsyncIo> io);
-  void set_async_flag(bool on) { on ? flags_.fetch_or(kO_ASYNC) : flags_.fetch_and(~uint32_t{kO_ASYNC}); }
+  void set_async_flag(bool on);
+
+  // --- in place: vfs/in_place.h ---
+  // Makes what is needed for it; EOPNOTSUPP where there is no such thing.
+  virtual base::Result<InPlaceEnd*> prepare_in_place(OpContext& ctx) { return base::err(abi::Errno::kEOPNOTSUPP); }
+  virtual InPlaceEnd* in_place_end() const { return nullptr; }  // null before
+  virtual base::RefPtr<InPlaceMemory> in_place_memory() const { return nullptr; }
+  // A stub did something of which others may have to hear.
+  virtual void in_place_kick(OpContext& ctx) { (void)ctx; }
+  // Stubs may have changed it: called before readiness() is asked for poll(2) and select(2).
+  virtual void catch_up(OpContext& ctx) { (void)ctx; }
+  // It is used so much that it should be in place. Whoever takes up the wish says how that went.
+  bool wants_in_place() const { return wants_in_place_.load(std::memory_order_relaxed); }
+  void answer_wish(bool granted);
+  // How many descriptors refer to it. Called by the tables, with their locks.
+  void add_descriptor();
+  void drop_descriptor() { descriptors_.fetch_sub(1, std::memory_order_seq_cst); }
+  uint32_t descriptors() const { return descriptors_.load(std::memory_order_seq_cst); }
+  bool is_watched() const { return epoll_items_.load(std::memory_order_seq_cst) != nullptr; }  // by epoll, now or earlier
 
  protected:
+  void note_use() {
+    constexpr int32_t kMany = 16;
+    if (uses_.load(std::memory_order_relaxed) < kMany) {
+      uses_.fetch_add(1, std::memory_order_relaxed);
+    } else if (!wants_in_place()) {
+      wants_in_place_.store(true, std::memory_order_relaxed);
+    }
+  }
+
   SleepLock offset_lock_;
   std::atomic<uint64_t> offset_{0};
   std::atomic<uint32_t> flags_;
@@ -139,6 +167,9 @@ class FileDescription : public memory::MappedFile {
   bool holds_write_access_ = false;
   std::atomic<void*> epoll_items_{nullptr};  // list of epoll items that watch this; epoll.cc
   std::atomic<AsyncIo*> async_io_{nullptr};  // holds a reference
+  std::atomic<bool> wants_in_place_{false};
+  std::atomic<int32_t> uses_{0};
+  std::atomic<uint32_t> descriptors_{0};
 };
 
 // The dentry and mount of objects without a name in the tree (pipes, sockets, eventfds, memfds): one hidden file

@@ -11,6 +11,7 @@
 #include "base/core/result.h"
 #include "sentry/creds/credentials.h"
 #include "sentry/creds/limits.h"
+#include "sentry/memory/memory_file.h"
 #include "sentry/memory/user_memory.h"
 #include "sentry/vfs/wait_queue.h"
 
@@ -21,6 +22,7 @@ class Kernel;
 
 namespace sentry::vfs {
 
+class FileDescription;
 class MountNamespace;
 struct Path;
 
@@ -60,6 +62,13 @@ class OpContext {
   // Sends a signal to the calling task itself (SIGPIPE, SIGXFSZ).
   virtual void raise(abi::Signo signo) = 0;
 
+  // A task begins (+1) or ends (-1) to wait for input: what stubs do in place is told to it meanwhile. Use WaitScope.
+  virtual void count_waiting(int delta) { (void)delta; }
+
+  virtual memory::MemoryFile* memory_file() { return nullptr; }  // likewise null
+  // The file of a descriptor, with a reference that the caller owns; null when there is none.
+  virtual FileDescription* ref_descriptor(abi::Fd fd) { return (void)fd, nullptr; }
+
   virtual kernel::Task* task() { return nullptr; }      // null in kernel-internal contexts
   virtual abi::Pid owner_pid() const { return abi::Pid(0); }  // thread group, for lock owners and F_GETLK
   // Identity for POSIX record locks: the open-file table of the process.
@@ -77,6 +86,18 @@ class TaskWaiter final : public Waiter {
 
  private:
   OpContext::Waker& waker_;
+};
+
+// Begun before one looks for the last time whether there is something to wait for.
+class WaitScope {
+ public:
+  explicit WaitScope(OpContext& ctx) : ctx_(ctx) { ctx_.count_waiting(1); }
+  ~WaitScope() { ctx_.count_waiting(-1); }
+  WaitScope(const WaitScope&) = delete;
+  WaitScope& operator=(const WaitScope&) = delete;
+
+ private:
+  OpContext& ctx_;
 };
 
 // Waits on `queue` until done() is true: kERESTARTSYS on a signal, kETIMEDOUT at the deadline. done() may

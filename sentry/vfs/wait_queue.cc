@@ -49,6 +49,7 @@ bool WaitQueue::empty() const { return count_.load(std::memory_order_relaxed) ==
 base::Result<void> wait_until(OpContext& ctx, WaitQueue& queue, PollMask mask, Deadline deadline,
                               base::FunctionRef<bool()> done) {
   if (done()) return {};
+  const WaitScope scope(ctx);
   TaskWaiter waiter(ctx);
   queue.add(waiter, mask);
   base::Result<void> result;

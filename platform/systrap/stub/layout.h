@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "platform/interface/in_place_io.h"
 #include "platform/systrap/stub/offsets.h"
 
 namespace platform::systrap {
@@ -19,23 +20,30 @@ inline constexpr uint64_t kVdsoRoom = 0x4'0000;
 inline constexpr uint64_t kTextOffset = 0x10'0000;      // the blob, r-x; 64 KiB aligned (the filter compares high bits)
 inline constexpr uint64_t kTextSize = 0x1'0000;
 inline constexpr uint64_t kDoorbellOffset = 0x20'0000;  // Doorbell, r--
+inline constexpr uint64_t kWaitingOffset = kDoorbellOffset + 0x1000;  // WaitingWords, r--
 inline constexpr uint64_t kZygoteOffset = 0x21'0000;    // ZygoteBoard and the zygote's stack, zygote only
 inline constexpr uint64_t kRingOffset = 0x40'0000;      // HostOp ring, r--
+inline constexpr uint64_t kDescriptorsOffset = kRingOffset + 0x4000;  // in_place words of descriptors, r--
 inline constexpr uint64_t kFutexesOffset = kRingOffset + 0x6000;  // FutexCounts, r--
 inline constexpr uint64_t kSharedOffset = kRingOffset + 0x7000;  // ProcessShared, rw-
 inline constexpr uint64_t kSlotsOffset = kRingOffset + 0x8000;   // thread slots, rw-
 inline constexpr uint64_t kSlotSize = SLOT_SIZE;
 inline constexpr uint64_t kMaxThreads = 8192;
-static_assert(kSlotsOffset + kMaxThreads * kSlotSize <= kAreaSize);
+inline constexpr uint64_t kBlocksOffset = 0x1800'0000;  // in_place blocks, rw-
+static_assert(kSlotsOffset + kMaxThreads * kSlotSize <= kBlocksOffset);
+static_assert(kBlocksOffset + in_place::kBlocks * in_place::kBlockSize <= kAreaSize);
 static_assert(kSlotsOffset % kSlotSize == 0);
 
 // --- The control file: the doorbell, the zygote's board, trampolines, then units of 64 KiB. ---
 inline constexpr uint64_t kDoorbellFileOffset = 0;
+inline constexpr uint64_t kWaitingFileOffset = 0x1000;
 inline constexpr uint64_t kZygoteFileOffset = 0x1'0000;
 inline constexpr uint64_t kTrampolineFileOffset = 0x10'0000;
 inline constexpr uint64_t kUnitsFileOffset = 0x200'0000;
 inline constexpr uint64_t kUnitSize = 0x1'0000;
-// A process unit: ring (24 KiB), FutexCounts and ProcessShared (4 KiB each), slot 0 (32 KiB), in the order of the addresses above.
+// A process unit: ring (16 KiB), descriptors (8 KiB), FutexCounts and ProcessShared (4 KiB each), slot 0 (32 KiB), in the order of
+// the addresses above.
+inline constexpr uint64_t kUnitDescriptors = 0x4000;
 inline constexpr uint64_t kUnitFutexes = 0x6000;
 inline constexpr uint64_t kUnitShared = 0x7000;
 inline constexpr uint64_t kUnitSlot = 0x8000;
@@ -81,6 +89,7 @@ enum StubEvent : uint32_t {
   kStubFault = 2,
   kStubException = 3,
   kStubInterrupted = 4,
+  kStubKick = 5,  // a call that was answered in place: `number` is its descriptor, `reply` its result
   kStubBatchDone = 16,
 };
 
@@ -105,6 +114,7 @@ struct StubRegisters {
 
 struct InPlaceSlot {
   uint32_t enabled;
+  uint32_t io;
   int32_t pid, tid, ppid;
   uint32_t uid, euid, gid, egid;
   uint32_t mask_held;  // changes of the signal mask go to the sentry
@@ -112,11 +122,13 @@ struct InPlaceSlot {
 };
 
 // The calls that a stub answers, for counting them. Index 0 counts those that are not listed.
-inline constexpr uint8_t kInPlaceCalls[] = {0, 14, 24, 39, 102, 104, 107, 108, 186, 202, 228};
+inline constexpr uint16_t kNotListed = 0xffff;  // Platform::Claims::kOtherCalls
+inline constexpr uint16_t kInPlaceCalls[] = {kNotListed, 0,  1,  7,   14,  19,  20,  24,  39,  44, 45,
+                                            102, 104, 107, 108, 186, 202, 228, 232, 233, 281};
 struct InPlaceIndex {
   uint8_t of[256] = {};
-  constexpr InPlaceIndex() {
-    for (uint8_t i = 1; i < sizeof kInPlaceCalls; ++i) of[kInPlaceCalls[i]] = i;
+  constexpr InPlaceIndex() {  // by the low byte, in which they differ
+    for (uint8_t i = 1; i < sizeof kInPlaceCalls / sizeof kInPlaceCalls[0]; ++i) of[kInPlaceCalls[i] & 0xff] = i;
   }
 };
 inline constexpr InPlaceIndex kInPlaceIndex;
@@ -129,7 +141,7 @@ inline constexpr InPlaceIndex kInPlaceIndex;
 struct Slot {
   uint32_t state;
   uint32_t head;      // event: make_head()
-  uint64_t value[6];  // event kStubSyscall: the arguments; reply kReturn: rax in the first one
+  uint64_t value[6];  // event kStubSyscall or kStubKick: the arguments; reply kReturn: rax in the first one
   uint32_t number;    // event kStubSyscall: the low half of rax, or kWideNumber
   uint32_t reply;     // make_reply()
 
@@ -146,7 +158,7 @@ struct Slot {
   uint32_t frame_offset;  // of the FP state in the slot, in kModeFrame
   uint32_t patience;      // the stub's own: see post()
   // The stub's own word, for statistics: what the sentry does not see happen.
-  uint64_t in_place_count[16];  // by kInPlaceIndex
+  uint64_t in_place_count[24];  // by kInPlaceIndex
   uint64_t in_place_trapped;    // of these, how many came through SIGSYS
   uint64_t slept_count;
   uint64_t woken_at, posted_at;  // time stamps of the last sleep's end and of the last event that rang: hints
@@ -162,7 +174,7 @@ inline constexpr uint64_t kSlotXstate = 0x1000;
 inline constexpr uint64_t kSlotXstateSize = 0x3000;
 inline constexpr uint64_t kSlotStack = 0x4000;
 static_assert(sizeof(Slot) <= 0x1000);
-static_assert(sizeof kInPlaceCalls <= sizeof(Slot::in_place_count) / sizeof(uint64_t));
+static_assert(sizeof kInPlaceCalls / sizeof kInPlaceCalls[0] <= sizeof(Slot::in_place_count) / sizeof(uint64_t));
 static_assert(offsetof(Slot, in_place) == 64 && offsetof(Slot, recover) == 128);
 static_assert(offsetof(Slot, recover) == SLOT_RECOVER && offsetof(Slot, interrupt_pending) == SLOT_PENDING);
 static_assert(offsetof(Slot, stack_top) == SLOT_STACK_TOP);
@@ -183,7 +195,7 @@ struct HostOp {
   uint8_t populate;
 };
 static_assert(sizeof(HostOp) == 32);
-inline constexpr uint64_t kRingOps = kUnitFutexes / sizeof(HostOp);
+inline constexpr uint64_t kRingOps = kUnitDescriptors / sizeof(HostOp);
 
 // How many threads wait on private futex words, by a hash of the address; the sentry alone writes.
 struct FutexCounts {
@@ -192,13 +204,21 @@ struct FutexCounts {
 };
 static_assert(sizeof(FutexCounts) == 4096);
 
+// By AddressSpace::waiting_word(): how many tasks wait for input. The sentry alone writes; every stub sees it.
+struct WaitingWords {
+  uint32_t of[in_place::kWaitingWords];
+};
+static_assert(sizeof(WaitingWords) == 4096 && in_place::kDescriptors * 8 == kUnitFutexes - kUnitDescriptors);
+
 // Written by the threads of one stub process.
 struct ProcessShared {
   uint32_t lock;     // 0 free, 1 held, 2 held and waited for
   uint32_t dropped;  // times that all guest mappings were dropped because the host refused one
   uint32_t refused;  // mappings of host files that the host refused
   uint64_t done;     // sequence number: operations before it are done
+  in_place::DescriptorLocks io_locks;
 };
+static_assert(sizeof(ProcessShared) <= kUnitSlot - kUnitShared);
 
 // What one executor sleeps on. `asleep` is not zero from before its last look until it runs again. `away`: it waits in the
 // host for something else, so any other one may be rung instead.

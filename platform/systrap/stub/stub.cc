@@ -162,11 +162,16 @@ void post(Slot* slot, uint32_t kind, SlotMode mode) {
   const Doorbell* bell = doorbell();
   const uint32_t head = make_head(kind, mode, current_cpu(bell));
   slot->interrupt_pending = 0;
-  if (kind == kStubSyscall) {
+  if (kind == kStubSyscall || kind == kStubKick) {
     const StubRegisters& r = slot->regs;
     slot->value[0] = r.rdi; slot->value[1] = r.rsi; slot->value[2] = r.rdx;
     slot->value[3] = r.r10; slot->value[4] = r.r8; slot->value[5] = r.r9;
-    slot->number = r.rax >> 32 ? kWideNumber : static_cast<uint32_t>(r.rax);
+    if (kind == kStubKick) {
+      slot->number = static_cast<uint32_t>(slot->address);
+      slot->reply = static_cast<uint32_t>(r.rax);
+    } else {
+      slot->number = r.rax >> 32 ? kWideNumber : static_cast<uint32_t>(r.rax);
+    }
   }
   slot->head = head;
   __atomic_store_n(&slot->state, static_cast<uint32_t>(kEvent), __ATOMIC_RELEASE);
@@ -315,20 +320,27 @@ bool sigmask_in_place(Slot* slot, SlotMode mode, int64_t& result) {
   return true;
 }
 
-bool in_place(Slot* slot, SlotMode mode) {
+}  // namespace
+
+#include "platform/systrap/stub/stub_io.h"  // NOLINT: a part of this file
+
+namespace {
+
+Answer in_place(Slot* slot, SlotMode mode) {
   const InPlaceSlot& v = slot->in_place;
-  if (!v.enabled) return false;
+  if (!v.enabled) return Answer::kNo;
   int64_t result;
+  Answer answer = Answer::kYes;
   const uint64_t number = slot->regs.rax;
   switch (number) {
     case 202:
-      if (!futex_in_place(slot, mode, result)) return false;
+      if (!futex_in_place(slot, mode, result)) return Answer::kNo;
       break;
     case 14:
-      if (!sigmask_in_place(slot, mode, result)) return false;
+      if (!sigmask_in_place(slot, mode, result)) return Answer::kNo;
       break;
     case 228:
-      if (!clock_in_place(slot, mode, result)) return false;
+      if (!clock_in_place(slot, mode, result)) return Answer::kNo;
       break;
     case 24: call(kSchedYield); result = 0; break;
     case 39: result = v.pid; break;
@@ -337,11 +349,16 @@ bool in_place(Slot* slot, SlotMode mode) {
     case 107: result = v.euid; break;
     case 108: result = v.egid; break;
     case 186: result = v.tid; break;
-    default: return false;
+    default:
+      if (mode != kModeFast || !v.io) return Answer::kNo;
+      answer = io_in_place(slot, result);
+      if (answer == Answer::kNo) return answer;
+      // The descriptor whose other end is to hear of it.
+      if (answer == Answer::kKick) slot->address = static_cast<uint32_t>(slot->regs.rdi);
   }
   slot->regs.rax = static_cast<uint64_t>(result);
   ++slot->in_place_count[kInPlaceIndex.of[static_cast<uint8_t>(number)]];
-  return true;
+  return answer;
 }
 
 // --- Signal frames (arch/x86/include/uapi/asm/sigcontext.h, asm-generic/ucontext.h) ---
@@ -500,7 +517,7 @@ extern "C" void stub_signal(int sig, SigInfo* info, UContext* uc, uint64_t rsp) 
     uint64_t* seen = &slot->seen_site[(uc->mc.rip ^ uc->mc.rip >> 7) % 64];
     if (*seen != uc->mc.rip) {
       *seen = uc->mc.rip;
-    } else if (in_place(slot, kModeFrame)) {
+    } else if (in_place(slot, kModeFrame) == Answer::kYes) {
       uc->mc.rax = slot->regs.rax;
       ++slot->in_place_trapped;
       return;
@@ -563,8 +580,8 @@ void report_fast(Slot* slot, uint32_t kind) {
 // fast_entry calls it with every general register in the slot.
 extern "C" void fast_main(Slot* slot) {
   slot->regs.r11 = slot->regs.eflags;
-  if (in_place(slot, kModeFast)) return;
-  report_fast(slot, kStubSyscall);
+  const Answer answer = in_place(slot, kModeFast);
+  if (answer != Answer::kYes) report_fast(slot, answer == Answer::kKick ? kStubKick : kStubSyscall);
 }
 
 extern "C" void fast_interrupted(Slot* slot) { report_fast(slot, kStubInterrupted); }

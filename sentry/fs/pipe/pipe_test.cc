@@ -162,30 +162,30 @@ TEST_CASE("epoll: level, edge, one shot, close") {
   std::array<vfs::EpollEvent, 4> out;
   REQUIRE(epoll->add(*w.reader, abi::Fd(3), {vfs::kPollIn, 42}));
   CHECK(epoll->add(*w.reader, abi::Fd(3), {vfs::kPollIn, 42}).error() == kEEXIST);
-  CHECK(epoll->collect(out) == 0);
+  CHECK(epoll->collect(w.ctx, out) == 0);
   CHECK(w.put("x") == 1u);
-  CHECK(epoll->collect(out) == 1);
+  CHECK(epoll->collect(w.ctx, out) == 1);
   CHECK(out[0].data == 42);
-  CHECK(epoll->collect(out) == 1);  // level
+  CHECK(epoll->collect(w.ctx, out) == 1);  // level
   REQUIRE(epoll->modify(*w.reader, abi::Fd(3), {uint32_t{vfs::kPollIn} | uint32_t{vfs::kEpollEdge}, 43}));
-  CHECK(epoll->collect(out) == 1);
-  CHECK(epoll->collect(out) == 0);  // edge
+  CHECK(epoll->collect(w.ctx, out) == 1);
+  CHECK(epoll->collect(w.ctx, out) == 0);  // edge
   CHECK(w.put("y") == 1u);
-  CHECK(epoll->collect(out) == 1);
+  CHECK(epoll->collect(w.ctx, out) == 1);
   REQUIRE(epoll->modify(*w.reader, abi::Fd(3), {uint32_t{vfs::kPollIn} | uint32_t{vfs::kEpollOneShot}, 44}));
-  CHECK(epoll->collect(out) == 1);
+  CHECK(epoll->collect(w.ctx, out) == 1);
   CHECK(w.put("z") == 1u);
-  CHECK(epoll->collect(out) == 0);  // spent
+  CHECK(epoll->collect(w.ctx, out) == 0);  // spent
   REQUIRE(epoll->modify(*w.reader, abi::Fd(3), {vfs::kPollIn, 45}));
   auto outer = vfs::EpollFile::create(w.ctx);
   REQUIRE(outer->add(*epoll, abi::Fd(4), {vfs::kPollIn, 1}));
   CHECK(epoll->add(*outer, abi::Fd(5), {vfs::kPollIn, 1}).error() == kELOOP);
-  CHECK(outer->collect(out) == 1);
+  CHECK(outer->collect(w.ctx, out) == 1);
   w.reader.reset();  // leaves by itself
-  CHECK(epoll->collect(out) == 0);
-  CHECK(outer->collect(out) == 0);
+  CHECK(epoll->collect(w.ctx, out) == 0);
+  CHECK(outer->collect(w.ctx, out) == 0);
   epoll.reset();
-  CHECK(outer->collect(out) == 0);
+  CHECK(outer->collect(w.ctx, out) == 0);
 }
 
 TEST_CASE("record locks split, merge, conflict, and see deadlock") {

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+// Input and output that a stub does in place: what it shares with the sentry. Included by the freestanding stub too: no libc.
+//
+// A connection inside the sandbox (unix stream, TCP that does not leave it) may have a StreamBlock: two rings in memory that the
+// stubs of both ends map. An end is worked on in place by one process only, the one that alone has a descriptor of it; everybody
+// else goes through the sentry, which works on the same rings. An epoll instance of one process may have a PollBlock, the part of
+// its interest list that concerns such connections.
+//
+// Whoever maps a block can write all of it. What a hostile process can do with that must not exceed what its descriptor of the
+// connection allows anyway: to the other end it can say anything and it can fall silent. So neither side believes a position
+// that is out of bounds, and nothing in a block is about anybody but its two ends. docs/decisions/0033.
+#pragma once
+
+#include <cstdint>
+
+namespace platform::in_place {
+
+inline constexpr uint32_t kDescriptors = 1024;  // higher ones go through the sentry
+inline constexpr uint32_t kBlocks = 2048;       // blocks that one address space can have mapped
+inline constexpr uint64_t kBlockSize = 0x1'0000;
+inline constexpr uint32_t kWaitingWords = 1024;
+
+// What the stub knows of a descriptor; written by the sentry only. 0: nothing.
+//   bits 0-1 kind; 2 which end; 3 O_NONBLOCK; 8-23 block; 32-47 waiting word of who reads what this end writes (of an epoll
+//   instance: of its own process)
+inline constexpr uint64_t kKindStream = 1, kKindPoll = 2, kKindMask = 3, kEnd = 4, kNonBlocking = 8;
+constexpr uint64_t kind_of(uint64_t word) { return word & kKindMask; }
+constexpr uint32_t end_of(uint64_t word) { return static_cast<uint32_t>(word >> 2 & 1); }
+constexpr uint32_t block_of(uint64_t word) { return static_cast<uint32_t>(word >> 8 & 0xffff); }
+constexpr uint32_t waiting_of(uint64_t word) { return static_cast<uint32_t>(word >> 32 & 0xffff); }
+
+// One direction of a connection. Positions only grow; the ring holds [tail, head) at position modulo kBytesSize.
+struct StreamHalf {
+  alignas(64) uint64_t head;  // how much was written; by who holds the writer's lock
+  alignas(64) uint64_t tail;  // how much was read; by who holds the reader's lock
+  alignas(64) uint32_t flags;  // kStream*; by the sentry
+  uint32_t wanted;             // not 0: the sentry is told of every write, whatever the waiting word says
+};
+// More bytes of this direction are with the sentry, behind those in the ring: writing goes there until it is empty.
+inline constexpr uint32_t kStreamBehind = 1;
+// An end was closed or shut down, or there is an error to tell: everything goes to the sentry.
+inline constexpr uint32_t kStreamOdd = 2;
+
+// The locks of a descriptor's end, in memory of its own process so that nobody else can hold them: 0 free, 1 held. Nobody waits
+// for one in place: who finds it held goes to the sentry.
+struct DescriptorLocks {
+  uint8_t reading[kDescriptors];
+  uint8_t writing[kDescriptors];
+};
+
+struct StreamBlock {
+  StreamHalf half[2];  // half[e] is written by end e
+};
+inline constexpr uint64_t kBytesSize = 0x4000;
+inline constexpr uint64_t kBytesOffset = 0x1000;  // of the ring of half 0 in the block; that of half 1 follows
+inline constexpr uint64_t kStreamBlockSize = kBytesOffset + 2 * kBytesSize;
+static_assert(sizeof(StreamBlock) <= kBytesOffset);
+
+// How many bytes a ring says it has; never more than fit.
+constexpr uint64_t bytes_between(uint64_t tail, uint64_t head) { return head - tail <= kBytesSize ? head - tail : 0; }
+
+// A descriptor in an epoll instance.
+struct PollEntry {
+  uint64_t data;
+  uint64_t seen;    // edge-triggered: the head of the incoming half that was told of last
+  uint32_t events;  // as epoll_ctl(2) has them
+  uint32_t armed;   // edge-triggered: tell of it whatever the head is
+};
+// Bits are by descriptor. The owner's stub changes registered and dirty; the sentry takes dirty ones over before it looks.
+struct PollBlock {
+  uint32_t lock;   // 0 free, 1 held; among the threads of the stub
+  uint32_t ready;  // not 0: the sentry has something to report
+  uint32_t next;   // where the next search begins, so that all get their turn
+  uint64_t known[kDescriptors / 64];       // by the sentry: this block is right about the descriptor
+  uint64_t registered[kDescriptors / 64];
+  uint64_t dirty[kDescriptors / 64];       // changed by the stub since the sentry looked
+  PollEntry entries[kDescriptors];
+};
+inline constexpr uint64_t kPollBlockSize = 0x7000;
+static_assert(sizeof(PollBlock) <= kPollBlockSize && kStreamBlockSize <= kBlockSize);
+
+// epoll_ctl(2) flags that only the sentry understands: EPOLLEXCLUSIVE, EPOLLWAKEUP, EPOLLONESHOT.
+inline constexpr uint32_t kPollSentryOnly = 7u << 28;
+inline constexpr uint32_t kPollEdge = 1u << 31;
+
+}  // namespace platform::in_place

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "sentry/kernel/in_place_view.h"
+
+#include "sentry/kernel/task_private.h"
+
+namespace sentry::kernel {
+
+namespace in_place = platform::in_place;
+
+namespace {
+
+// Searching goes through all of them; and each is memory.
+constexpr size_t kMaxStreams = 256, kMaxPolls = 16;
+
+void clear_bit(uint64_t* bits, int32_t fd) {
+  __atomic_fetch_and(&bits[fd / 64], ~(uint64_t{1} << (fd % 64)), __ATOMIC_SEQ_CST);
+}
+
+}  // namespace
+
+DescriptorView::DescriptorView(base::RefPtr<mm::MemoryManager> mm)
+    : InPlaceView(mm->platform_space().waiting_word()), mm_(std::move(mm)) {}
+
+DescriptorView::~DescriptorView() {
+  base::MutexLock lock(vfs::in_place_mutex());
+  while (!mapped_.empty()) drop(mapped_.begin());
+}
+
+bool DescriptorView::make_room(bool is_poll) const {
+  size_t streams = 0, polls = 0;
+  for (const auto& [fd, mapped] : mapped_) ++(mapped.end->is_poll() ? polls : streams);
+  return is_poll ? polls < kMaxPolls : streams < kMaxStreams;
+}
+
+bool DescriptorView::enter(int32_t fd, vfs::FileDescription& file, vfs::InPlaceEnd& end) {
+  base::RefPtr<vfs::InPlaceMemory> memory = file.in_place_memory();
+  base::MutexLock lock(vfs::in_place_mutex());
+  if (end.view()) return end.view() == this;
+  auto it = mapped_.find(fd);
+  if (it != mapped_.end() && it->second.end != &end) {
+    drop(it);
+    it = mapped_.end();
+  }
+  if (it == mapped_.end()) {
+    if (!make_room(end.is_poll())) return false;
+    uint32_t block;
+    if (next_block_ < in_place::kBlocks) {
+      block = next_block_++;
+    } else {
+      if (free_blocks_.empty()) return false;
+      block = free_blocks_.front();
+      free_blocks_.pop_front();
+    }
+    space().map_block(block, memory->offset(), memory->length());
+    it = mapped_.emplace(fd, Mapped{&file, &end, std::move(memory), block}).first;
+  }
+  in_place::DescriptorLocks* locks = space().descriptor_locks();
+  end.enter_locked(*this, file, fd, it->second.block, locks);
+  // Who adds a descriptor counts it and then looks whether the file is in a view.
+  if (file.descriptors() != 1) {
+    end.leave_locked();
+    return false;
+  }
+  // Those who watch it through epoll are looked at when that instance has caught up.
+  if (!file.is_watched() && !(file.status_flags() & vfs::kO_ASYNC)) end.want_kicks_locked(false);
+  return true;
+}
+
+void DescriptorView::forget(int32_t fd) {
+  base::MutexLock lock(vfs::in_place_mutex());
+  auto it = mapped_.find(fd);
+  if (it == mapped_.end()) return;
+  // Nothing that a stub said of this number is about the file that comes next.
+  for (auto& [number, mapped] : mapped_) {
+    if (!mapped.end->is_poll()) continue;
+    in_place::PollBlock& poll = mapped.memory->poll();
+    clear_bit(poll.known, fd);
+    clear_bit(poll.registered, fd);
+    clear_bit(poll.dirty, fd);
+  }
+  drop(it);
+}
+
+void DescriptorView::drop(std::map<int32_t, Mapped>::iterator it) {
+  it->second.end->leave_locked();
+  it->second.end->forget_locks_locked();
+  space().unmap_block(it->second.block);
+  free_blocks_.push_back(it->second.block);
+  mapped_.erase(it);
+}
+
+void DescriptorView::changed() {
+  for (auto& [fd, mapped] : mapped_)
+    if (mapped.end->is_poll()) mapped.end->view_changed_locked();
+}
+
+void DescriptorView::for_each(base::FunctionRef<void(int32_t, vfs::FileDescription&, vfs::InPlaceEnd&)> f) {
+  for (auto& [fd, mapped] : mapped_)
+    if (mapped.end->view() == this) f(fd, *mapped.file, *mapped.end);
+}
+
+void DescriptorView::show(int32_t fd, uint64_t word) { space().set_descriptor(static_cast<uint32_t>(fd), word); }
+
+void offer_in_place(Task& task, abi::Fd fd, vfs::FileDescription& file) {
+  bool granted = false;
+  const Task::Private& p = task.priv();
+  if (!p.descriptors_foreign && static_cast<uint32_t>(fd.value()) < in_place::kDescriptors &&
+      task.mm().platform_space().has_in_place_io() && file.descriptors() == 1) {
+    if (base::Result<vfs::InPlaceEnd*> end = file.prepare_in_place(task))
+      granted = task.fds().enter_view(task.mm(), fd, file, **end);
+  }
+  file.answer_wish(granted);
+}
+
+}  // namespace sentry::kernel

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+// DescriptorView: the descriptors of one table that the stub of one address space works on in place (vfs/in_place.h).
+#pragma once
+
+#include <deque>
+#include <map>
+
+#include "abi/types/types.h"
+#include "sentry/mm/memory_manager.h"
+#include "sentry/vfs/file_description.h"
+#include "sentry/vfs/in_place.h"
+
+namespace sentry::kernel {
+
+class Task;
+
+class DescriptorView final : public vfs::InPlaceView {
+ public:
+  explicit DescriptorView(base::RefPtr<mm::MemoryManager> mm);
+  ~DescriptorView();
+  bool is_of(const mm::MemoryManager& mm) const { return mm_.get() == &mm; }
+
+  // With the table's lock. False: no room, or another descriptor has come.
+  bool enter(int32_t fd, vfs::FileDescription& file, vfs::InPlaceEnd& end);
+  // The descriptor goes away, or gets another file.
+  void forget(int32_t fd);
+
+  void changed() override;
+  void for_each(base::FunctionRef<void(int32_t, vfs::FileDescription&, vfs::InPlaceEnd&)> f) override;
+  void show(int32_t fd, uint64_t word) override;
+
+ private:
+  struct Mapped {
+    vfs::FileDescription* file;
+    vfs::InPlaceEnd* end;
+    base::RefPtr<vfs::InPlaceMemory> memory;
+    uint32_t block;
+  };
+  bool make_room(bool is_poll) const;
+  void drop(std::map<int32_t, Mapped>::iterator it);
+  platform::AddressSpace& space() { return mm_->platform_space(); }
+
+  const base::RefPtr<mm::MemoryManager> mm_;
+  // in_place_mutex():
+  std::map<int32_t, Mapped> mapped_;   // also what left the view and may come back
+  uint32_t next_block_ = 0;
+  std::deque<uint32_t> free_blocks_;   // the longest free first: a call may still be under way in one
+};
+
+// `file` wishes to be in place: makes it so where that can be.
+void offer_in_place(Task& task, abi::Fd fd, vfs::FileDescription& file);
+
+}  // namespace sentry::kernel

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "sentry/net/shared_stream.h"
+
+#include "sentry/vfs/file_description.h"
+
+namespace sentry::net {
+
+using base::RefPtr;
+using base::Result;
+namespace in_place = platform::in_place;
+
+Result<RefPtr<SharedStream>> SharedStream::create(memory::MemoryFile& file, StreamBuffer& input0, StreamBuffer& input1) {
+  RefPtr<vfs::InPlaceMemory> memory = TRY(vfs::InPlaceMemory::create(file, in_place::kStreamBlockSize));
+  auto stream = RefPtr<SharedStream>::adopt(new SharedStream(std::move(memory)));
+  StreamBuffer* inputs[2] = {&input0, &input1};
+  in_place::StreamBlock& block = stream->memory_->stream();
+  for (uint32_t i = 0; i < 2; ++i) {
+    End& end = stream->ends_[i];
+    end.owner_ = stream.get();
+    end.index_ = i;
+    end.input_ = inputs[i];
+    end.output_ = inputs[1 - i];
+    block.half[i].wanted = 1;
+    inputs[1 - i]->share(block.half[i], stream->memory_->bytes() + in_place::kBytesOffset + i * in_place::kBytesSize);
+  }
+  return stream;
+}
+
+uint64_t SharedStream::End::word_locked() const {
+  const vfs::InPlaceView* reader = owner_->ends_[1 - index_].view();
+  return in_place::kKindStream | (index_ ? in_place::kEnd : 0) | (file_->is_nonblocking() ? in_place::kNonBlocking : 0) |
+         uint64_t{reader ? reader->waiting_word() : 0} << 32;
+}
+
+void SharedStream::End::moved_locked() {
+  // Whoever reads here now may not be known by a waiting word: first that, then the word.
+  if (!view()) want_kicks_locked(true);
+  owner_->ends_[1 - index_].show_locked();
+  input_->set_reader_lock(locks_ ? &locks_->reading[fd_] : nullptr);
+  output_->set_writer_lock(locks_ ? &locks_->writing[fd_] : nullptr);
+}
+
+void SharedStream::End::want_kicks_locked(bool on) { __atomic_store_n(&incoming_half()->wanted, on ? 1u : 0u, __ATOMIC_SEQ_CST); }
+
+}  // namespace sentry::net

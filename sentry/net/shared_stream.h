@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+// SharedStream: what the two ends of a connection inside the sandbox share with the stubs of their processes. It lives as long as
+// either end; the ends are InPlaceEnds of the open files that lead to them.
+#pragma once
+
+#include "sentry/net/stream_buffer.h"
+#include "sentry/vfs/in_place.h"
+
+namespace sentry::net {
+
+class SharedStream final : public base::RefCounted {
+ public:
+  class End final : public vfs::InPlaceEnd {
+   public:
+    bool is_poll() const override { return false; }
+    uint64_t word_locked() const override;
+    void moved_locked() override;
+    void want_kicks_locked(bool on) override;
+    platform::in_place::StreamHalf* incoming_half() override { return &owner_->memory_->stream().half[1 - index_]; }
+
+   private:
+    friend class SharedStream;
+    SharedStream* owner_ = nullptr;
+    uint32_t index_ = 0;
+    StreamBuffer *input_ = nullptr, *output_ = nullptr;
+  };
+
+  // `input[e]` is what end e reads. With the writers' locks of both. ENOMEM.
+  static base::Result<base::RefPtr<SharedStream>> create(memory::MemoryFile& file, StreamBuffer& input0, StreamBuffer& input1);
+  End& end(uint32_t index) { return ends_[index]; }
+  const base::RefPtr<vfs::InPlaceMemory>& memory() const { return memory_; }
+
+ private:
+  explicit SharedStream(base::RefPtr<vfs::InPlaceMemory> memory) : memory_(std::move(memory)) {}
+  const base::RefPtr<vfs::InPlaceMemory> memory_;
+  End ends_[2];
+};
+
+}  // namespace sentry::net

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "sentry/vfs/in_place.h"
+
+namespace sentry::vfs {
+
+base::Mutex& in_place_mutex() {
+  static base::Mutex& mu = *new base::Mutex(base::LockRank::kInPlace);
+  return mu;
+}
+
+InPlaceMemory::InPlaceMemory(memory::MemoryFile& file, memory::FileRange range)
+    : file_(file), range_(range), data_(file.data(range.offset)) {}
+
+InPlaceMemory::~InPlaceMemory() { file_.drop_ref(range_); }
+
+base::Result<base::RefPtr<InPlaceMemory>> InPlaceMemory::create(memory::MemoryFile& file, uint64_t length) {
+  const memory::FileRange range = TRY(file.allocate(length, memory::MemoryKind::kKernel));
+  return base::RefPtr<InPlaceMemory>::adopt(new InPlaceMemory(file, range));
+}
+
+void InPlaceEnd::enter_locked(InPlaceView& view, FileDescription& file, int32_t fd, uint32_t block, in_place::DescriptorLocks* locks) {
+  file_ = &file;
+  fd_ = fd;
+  block_ = block;
+  locks_ = locks;
+  view_.store(&view, std::memory_order_seq_cst);
+  moved_locked();
+  show_locked();
+  view.changed();
+}
+
+void InPlaceEnd::leave_locked() {
+  if (!view()) return;
+  view()->show(fd_, 0);
+  view()->changed();
+  view_.store(nullptr, std::memory_order_seq_cst);
+  moved_locked();
+  file_ = nullptr;
+}
+
+void InPlaceEnd::forget_locks_locked() {
+  locks_ = nullptr;
+  moved_locked();
+}
+
+}  // namespace sentry::vfs
