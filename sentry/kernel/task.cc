@@ -224,6 +224,7 @@ void Task::override_credentials(creds::CredPtr next) {
 }
 
 void Task::unshare_fds() {
+  if (!fds_->is_shared()) return;
   base::RefPtr<FdTable> copy = fds_->fork();
   private_->descriptors_foreign = true;
   {

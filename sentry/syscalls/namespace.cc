@@ -41,7 +41,7 @@ Result<void> sys_unshare(Task& task, uint64_t flags) {
   // Nothing fails from here on.
   if (fs) task.exchange_fs(std::move(fs));
   if (namespaces) task.exchange_namespaces(std::move(namespaces));
-  if ((flags & kCLONE_FILES) && task.fds().is_shared()) task.exchange_fds(task.fds().fork());
+  if (flags & kCLONE_FILES) task.unshare_fds();
   if (flags & kCLONE_NEWUSER) task.set_credentials(std::move(creds));
   return {};
 }

@@ -462,7 +462,7 @@ void EpollFile::rebuild(Mirror& m) {
       view->for_each([&](int32_t fd, FileDescription& file, InPlaceEnd& end) {
         if (end.is_poll()) return;
         auto it = items_.find({&file, fd});
-        if (it != items_.end() && it->second->is_for_sentry()) return;
+        if (it != items_.end() && it->second->is_for_sentry()) return end.want_kicks_locked(true);
         auto* watchers = static_cast<ItemsOfTarget*>(file.epoll_items_.load(std::memory_order_seq_cst));
         const bool alone = !watchers || !watchers->list.front() ||
                            (it != items_.end() && watchers->list.front() == it->second.get() && !watchers->list.next(*it->second));

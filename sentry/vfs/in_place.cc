@@ -31,6 +31,12 @@ void InPlaceEnd::enter_locked(InPlaceView& view, FileDescription& file, int32_t 
 
 void InPlaceEnd::leave_locked() {
   if (!view()) return;
+  // What it mirrored must be told of from now on, until somebody else has caught up.
+  if (is_poll()) {
+    view()->for_each([](int32_t, FileDescription&, InPlaceEnd& other) {
+      if (!other.is_poll()) other.want_kicks_locked(true);
+    });
+  }
   view()->show(fd_, 0);
   view()->changed();
   view_.store(nullptr, std::memory_order_seq_cst);

@@ -322,7 +322,7 @@ bool sigmask_in_place(Slot* slot, SlotMode mode, int64_t& result) {
 
 }  // namespace
 
-#include "platform/systrap/stub/stub_io.h"  // NOLINT: a part of this file
+#include "platform/systrap/stub/stub_io.inc"  // NOLINT: a part of this file
 
 namespace {
 
