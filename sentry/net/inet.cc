@@ -114,6 +114,13 @@ class InetSocket final : public Socket {
   Result<RefPtr<Socket>> try_accept(vfs::OpContext& ctx, uint32_t status_flags, SocketAddress* peer) override;
   Result<size_t> try_send(vfs::OpContext& ctx, vfs::IoBuffer& src, SendArgs& args) override;
   Result<RecvResult> try_receive(vfs::OpContext& ctx, vfs::IoBuffer& dst, uint32_t flags) override;
+  Result<vfs::InPlaceEnd*> prepare_in_place(vfs::OpContext& ctx) override {
+    if (type() != kSockStream || !ctx.memory_file()) return err(kEOPNOTSUPP);
+    return end_->share(ctx, *ctx.memory_file());
+  }
+  vfs::InPlaceEnd* in_place_end() const override { return end_->shared().end(); }
+  RefPtr<vfs::InPlaceMemory> in_place_memory() const override { return end_->shared().memory(); }
+  void in_place_kick(vfs::OpContext&) override { end_->kick_peer(); }
   size_t low_water() const override { return static_cast<size_t>(end_->low_water()); }
   Result<int32_t> readable_bytes() override { return end_->readable_bytes(); }
   Result<int32_t> unsent_bytes() override { return queue_ioctl(TIOCOUTQ); }
@@ -254,6 +261,7 @@ Result<size_t> InetSocket::try_send(vfs::OpContext& ctx, vfs::IoBuffer& src, Sen
   TRY(check_protocol_control(args.control.protocol));
   if (args.to) TRY(check_address(*args.to));
   if (type() != kSockStream) return host_send(src, args);
+  note_use();
   const Result<size_t> sent = end_->send(ctx, src, args.flags, [&] { return host_send(src, args); });
   if (sent && connecting_.load(std::memory_order_relaxed)) note_connected(ctx);
   return sent;
@@ -292,6 +300,7 @@ Result<size_t> InetSocket::host_send(vfs::IoBuffer& src, SendArgs& args) {
 
 Result<RecvResult> InetSocket::try_receive(vfs::OpContext& ctx, vfs::IoBuffer& dst, uint32_t flags) {
   if (type() != kSockStream) return host_receive(dst, flags);
+  note_use();
   Result<RecvResult> got = end_->receive(ctx, dst, flags, [&] { return host_receive(dst, flags); });
   if (got && connecting_.load(std::memory_order_relaxed)) note_connected(ctx);
   return got;

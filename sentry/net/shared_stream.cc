@@ -26,6 +26,30 @@ Result<RefPtr<SharedStream>> SharedStream::create(memory::MemoryFile& file, Stre
   return stream;
 }
 
+Result<void> SharedHandle::share(memory::MemoryFile& file, SharedHandle& a, StreamBuffer& input_a, SharedHandle& b, StreamBuffer& input_b) {
+  if (a.is_shared()) return {};
+  RefPtr<SharedStream> stream = TRY(SharedStream::create(file, input_a, input_b));
+  stream->ref();
+  b.index_ = 1;
+  a.stream_.store(stream.get(), std::memory_order_seq_cst);
+  b.stream_.store(stream.release(), std::memory_order_seq_cst);
+  return {};
+}
+
+SharedHandle::~SharedHandle() {
+  if (SharedStream* stream = stream_.load()) stream->unref();
+}
+
+vfs::InPlaceEnd* SharedHandle::end() const {
+  SharedStream* stream = stream_.load(std::memory_order_acquire);
+  return stream ? &stream->end(index_) : nullptr;
+}
+
+RefPtr<vfs::InPlaceMemory> SharedHandle::memory() const {
+  SharedStream* stream = stream_.load(std::memory_order_acquire);
+  return stream ? stream->memory() : nullptr;
+}
+
 uint64_t SharedStream::End::word_locked() const {
   const vfs::InPlaceView* reader = owner_->ends_[1 - index_].view();
   return in_place::kKindStream | (index_ ? in_place::kEnd : 0) | (file_->is_nonblocking() ? in_place::kNonBlocking : 0) |

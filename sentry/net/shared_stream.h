@@ -36,4 +36,23 @@ class SharedStream final : public base::RefCounted {
   End ends_[2];
 };
 
+// What each end of a connection keeps of the stream that it may share: nothing until it was shared once.
+class SharedHandle {
+ public:
+  SharedHandle() = default;
+  ~SharedHandle();
+  SharedHandle(const SharedHandle&) = delete;
+  SharedHandle& operator=(const SharedHandle&) = delete;
+  // Both at once, with the writers' locks of both. What stubs must not do from the start is to be looked for after it.
+  static base::Result<void> share(memory::MemoryFile& file, SharedHandle& a, StreamBuffer& input_a, SharedHandle& b, StreamBuffer& input_b);
+
+  bool is_shared() const { return stream_.load(std::memory_order_seq_cst) != nullptr; }
+  vfs::InPlaceEnd* end() const;
+  base::RefPtr<vfs::InPlaceMemory> memory() const;
+
+ private:
+  std::atomic<SharedStream*> stream_{nullptr};  // holds a reference
+  uint32_t index_ = 0;                          // set before stream_
+};
+
 }  // namespace sentry::net

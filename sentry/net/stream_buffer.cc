@@ -104,6 +104,13 @@ void StreamBuffer::set_odd() {
   if (Half* half = shared_.load(std::memory_order_acquire)) __atomic_fetch_or(&half->flags, kStreamOdd, __ATOMIC_SEQ_CST);
 }
 
+void StreamBuffer::settle(vfs::OpContext& ctx) {
+  uint8_t* lock = writer_lock_.load(std::memory_order_seq_cst);
+  if (!lock) return;
+  lock_against_stub(ctx, *lock);
+  unlock(*lock);
+}
+
 Result<size_t> StreamBuffer::put_shared(Half& half, vfs::IoBuffer& src) {
   const uint64_t head = load(half.head), used = head - load(half.tail);
   if (used >= kBytesSize) return size_t{0};

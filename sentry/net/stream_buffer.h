@@ -54,6 +54,8 @@ class StreamBuffer {
   void set_reader_lock(uint8_t* lock) { reader_lock_.store(lock, std::memory_order_seq_cst); }
   // An end was closed or has something to tell: stubs leave everything to the sentry from now on.
   void set_odd();
+  // After set_odd(): what a stub is writing right now has arrived when it returns. Without a put() under way.
+  void settle(vfs::OpContext& ctx);
 
  private:
   static constexpr uint64_t kMask = kSize - 1;

@@ -132,7 +132,9 @@ void TcpEnd::HostEvents::notify(vfs::PollMask events) {
 
 // An event may be an old one: a socket that is not connected yet is one that hung up.
 void TcpEnd::look_at_host() {
-  if (host_poll(fd_, kHostAlone) & kHostAlone) ask_host_.store(true, std::memory_order_release);
+  if (!(host_poll(fd_, kHostAlone) & kHostAlone)) return;
+  ask_host_.store(true, std::memory_order_seq_cst);
+  leave_to_sentry(peer());
 }
 
 // --- how a pair is made ---
@@ -145,6 +147,12 @@ void TcpEnd::accepted_from(const TcpEnd& listener) {
 void TcpEnd::use_host() {
   host_only_.store(true);
   wants_host_.store(true, std::memory_order_release);
+  leave_to_sentry(peer());
+}
+
+void TcpEnd::set_low_water(int32_t bytes) {
+  low_water_.store(bytes > 0 ? bytes : bytes < 0 ? INT32_MAX : 1);
+  if (low_water() != 1) leave_to_sentry(peer());
 }
 
 void TcpEnd::connected(vfs::OpContext& ctx, const SocketAddress& local, const SocketAddress& peer) {
@@ -169,7 +177,7 @@ void TcpEnd::try_pair(vfs::OpContext& ctx) {
     for (TcpEnd* end : {this, &other}) end->may_pair_later_.store(end->pair_attempts_++ < kMaxPairAttempts);
     return;
   }
-  make_pair_locked(other);
+  make_pair_locked(ctx, other);
 }
 
 bool TcpEnd::all_arrived(const TcpEnd& from) const {
@@ -177,10 +185,10 @@ bool TcpEnd::all_arrived(const TcpEnd& from) const {
   return bytes <= StreamBuffer::kSize && ask_queue(fd_, FIONREAD).value_or(-1) == static_cast<int32_t>(bytes);
 }
 
-void TcpEnd::make_pair_locked(TcpEnd& other) {
+void TcpEnd::make_pair_locked(vfs::OpContext& ctx, TcpEnd& other) {
   const size_t mine = bytes_on_host(other), theirs = other.bytes_on_host(*this);
-  take_from_host(mine);
-  other.take_from_host(theirs);
+  take_from_host(ctx, mine);
+  other.take_from_host(ctx, theirs);
   peer_ref_ = RefPtr<TcpEnd>(other);
   other.peer_ref_ = RefPtr<TcpEnd>(this);
   peer_.store(&other, std::memory_order_release);
@@ -196,7 +204,7 @@ void TcpEnd::make_pair_locked(TcpEnd& other) {
 }
 
 // Both directions are held, so what is there stays there until it is taken here.
-void TcpEnd::take_from_host(size_t bytes) {
+void TcpEnd::take_from_host(vfs::OpContext& ctx, size_t bytes) {
   std::vector<uint8_t> copy(bytes);
   size_t done = 0;
   while (done < bytes) {
@@ -210,7 +218,7 @@ void TcpEnd::take_from_host(size_t bytes) {
   }
   if (done == 0) return;
   vfs::KernelIoBuffer source({copy.data(), done});
-  input_.publish(input_.put(source).value_or(0));
+  if (input_.put(ctx, source, StreamBuffer::Lane::kAny)) input_.publish();
 }
 
 // --- bytes ---
@@ -222,6 +230,7 @@ bool TcpEnd::must_leave(const TcpEnd& peer, uint32_t flags) const {
 }
 
 void TcpEnd::leave(TcpEnd& peer) {
+  leave_to_sentry(&peer);
   left_.store(true, std::memory_order_release);
   ask_host_.store(true, std::memory_order_release);
   peer.ask_host_.store(true, std::memory_order_release);
@@ -231,8 +240,9 @@ Result<size_t> TcpEnd::send(vfs::OpContext& ctx, vfs::IoBuffer& src, uint32_t fl
   vfs::SleepGuard guard(ctx, write_lock_);
   TcpEnd* peer = this->peer();
   if (peer && !left_.load(std::memory_order_relaxed)) {
-    if (!must_leave(*peer, flags)) return send_ring(*peer, src);
+    if (!must_leave(*peer, flags)) return send_ring(ctx, *peer, src);
     leave(*peer);
+    peer->input_.settle(ctx);
   }
   if ((flags & kMsgOob) != 0) host_only_.store(true);
   const Result<size_t> done = host();
@@ -241,10 +251,10 @@ Result<size_t> TcpEnd::send(vfs::OpContext& ctx, vfs::IoBuffer& src, uint32_t fl
   return done;
 }
 
-Result<size_t> TcpEnd::send_ring(TcpEnd& peer, vfs::IoBuffer& src) {
+Result<size_t> TcpEnd::send_ring(vfs::OpContext& ctx, TcpEnd& peer, vfs::IoBuffer& src) {
   if (src.remaining() == 0) return size_t{0};
-  const size_t done = TRY(peer.input_.put(src));
-  peer.input_.publish(done);
+  const size_t done = TRY(peer.input_.put(ctx, src, StreamBuffer::Lane::kAny));
+  peer.input_.publish();
   peer.queue_.notify(kReadable);  // with a fence: either close() saw the bytes, or its mark is seen here
   if (peer.detached_.load(std::memory_order_seq_cst)) {
     // Bytes for a closed socket make its host answer with a reset. Which bytes they are nobody sees.
@@ -265,14 +275,14 @@ Result<RecvResult> TcpEnd::receive(vfs::OpContext& ctx, vfs::IoBuffer& dst, uint
   for (bool tried = false;; tried = true) {
     {
       vfs::SleepGuard guard(ctx, read_lock_);
-      Result<RecvResult> got = receive_locked(dst, flags, host);
+      Result<RecvResult> got = receive_locked(ctx, dst, flags, host);
       if (got || got.error() != kEAGAIN || tried || !may_pair_later_.load()) return got;
     }
     try_pair(ctx);  // may sleep, so what was seen above may not be true any more
   }
 }
 
-Result<RecvResult> TcpEnd::receive_locked(vfs::IoBuffer& dst, uint32_t flags, HostReceive host) {
+Result<RecvResult> TcpEnd::receive_locked(vfs::OpContext& ctx, vfs::IoBuffer& dst, uint32_t flags, HostReceive host) {
   TcpEnd* peer = this->peer();
   if (!peer || (flags & (kMsgOob | kMsgErrQueue)) != 0) {
     Result<RecvResult> got = host();
@@ -283,7 +293,7 @@ Result<RecvResult> TcpEnd::receive_locked(vfs::IoBuffer& dst, uint32_t flags, Ho
   const bool left = peer->left_.load(std::memory_order_acquire);
   const size_t used = input_.used();
   if (used == 0) return left ? host() : end_of_input();
-  RecvResult result = TRY(receive_ring(*peer, dst, flags, used));
+  RecvResult result = TRY(receive_ring(ctx, *peer, dst, flags, used));
   if (!left || result.bytes < used || dst.remaining() == 0) return result;
   if (ask_queue(fd_, FIONREAD).value_or(0) <= 0 || ask_queue(fd_, SIOCATMARK).value_or(1) != 0) return result;
   Result<RecvResult> more = host();
@@ -292,16 +302,21 @@ Result<RecvResult> TcpEnd::receive_locked(vfs::IoBuffer& dst, uint32_t flags, Ho
   return more;
 }
 
-Result<RecvResult> TcpEnd::receive_ring(TcpEnd& peer, vfs::IoBuffer& dst, uint32_t flags, size_t used) {
+Result<RecvResult> TcpEnd::receive_ring(vfs::OpContext& ctx, TcpEnd& peer, vfs::IoBuffer& dst, uint32_t flags, size_t used) {
   RecvResult result;
   if (dst.remaining() == 0) return result;
+  const StreamBuffer::Keep keep = (flags & kMsgPeek) != 0 ? StreamBuffer::Keep::kYes : StreamBuffer::Keep::kNo;
+  StreamBuffer::Got got;
   if ((flags & kMsgTrunc) != 0) {  // thrown away, unseen
-    result.bytes = std::min(used, dst.remaining());
-    dst.truncate(dst.remaining() - result.bytes);
+    std::vector<uint8_t> unseen(std::min(used, dst.remaining()));
+    vfs::KernelIoBuffer sink(unseen);
+    got = TRY(input_.get(ctx, sink, used, keep));
+    dst.truncate(dst.remaining() - got.bytes);
   } else {
-    result.bytes = TRY(input_.get(dst, used));
+    got = TRY(input_.get(ctx, dst, used, keep));
   }
-  if ((flags & kMsgPeek) == 0 && input_.consume(result.bytes)) peer.queue_.notify(kWritable);
+  result.bytes = got.bytes;
+  if (got.made_room) peer.queue_.notify(kWritable);
   return result;
 }
 
@@ -345,6 +360,35 @@ Result<int32_t> TcpEnd::at_mark() {
   return ask_queue(fd_, SIOCATMARK);
 }
 
+// --- in place ---
+
+bool TcpEnd::has_odd_state() const {
+  return left_.load() || wants_host_.load() || detached_.load() || ask_host_.load() || read_shut_.load() || low_water() != 1;
+}
+
+Result<vfs::InPlaceEnd*> TcpEnd::share(vfs::OpContext& ctx, memory::MemoryFile& memory) {
+  TcpEnd* peer = this->peer();
+  if (!peer || has_odd_state()) return err(kEOPNOTSUPP);
+  TcpEnd& first = std::less<TcpEnd*>()(this, peer) ? *this : *peer;
+  TcpEnd& second = &first == this ? *peer : *this;
+  vfs::SleepGuard guard(ctx, first.write_lock_), other_guard(ctx, second.write_lock_);
+  if (peer->has_odd_state()) return err(kEOPNOTSUPP);
+  TRY(SharedHandle::share(memory, first.shared_, first.input_, second.shared_, second.input_));
+  // Whoever makes it odd from now on sees that it is shared.
+  if (has_odd_state() || peer->has_odd_state()) leave_to_sentry(peer);
+  return shared_.end();
+}
+
+void TcpEnd::leave_to_sentry(TcpEnd* peer) {
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  input_.set_odd();
+  if (peer) peer->input_.set_odd();
+}
+
+void TcpEnd::kick_peer() {
+  if (TcpEnd* peer = this->peer()) peer->queue_.notify(kReadable);
+}
+
 // --- ends ---
 
 Result<void> TcpEnd::shutdown(vfs::OpContext& ctx, int32_t how) {
@@ -353,7 +397,9 @@ Result<void> TcpEnd::shutdown(vfs::OpContext& ctx, int32_t how) {
   if (peer && how != SHUT_RD) leave(*peer);
   if (::shutdown(fd_, how) != 0) return err(base::guest_errno_from_host(errno));
   if (how != SHUT_WR) read_shut_.store(true, std::memory_order_release);
-  ask_host_.store(true, std::memory_order_release);
+  ask_host_.store(true, std::memory_order_seq_cst);
+  leave_to_sentry(peer);
+  if (peer && how != SHUT_RD) peer->input_.settle(ctx);
   queue_.notify(vfs::kPollAll);
   if (peer) peer->queue_.notify(vfs::kPollAll);
   return {};

@@ -16,6 +16,7 @@
 #include <atomic>
 
 #include "base/core/function_ref.h"
+#include "sentry/net/shared_stream.h"
 #include "sentry/net/socket.h"
 #include "sentry/net/stream_buffer.h"
 #include "sentry/vfs/sleep_lock.h"
@@ -49,7 +50,7 @@ class TcpEnd final : public base::RefCounted {
   void accepted_from(const TcpEnd& listener);
   // Bytes stay on the host from now on, as far as they are not on their way yet: the host adds something to them.
   void use_host();
-  void set_low_water(int32_t bytes) { low_water_.store(bytes > 0 ? bytes : bytes < 0 ? INT32_MAX : 1); }
+  void set_low_water(int32_t bytes);
   int32_t low_water() const { return low_water_.load(std::memory_order_relaxed); }
 
   // `host` does the same with the host's socket, without blocking.
@@ -63,6 +64,10 @@ class TcpEnd final : public base::RefCounted {
   base::Result<void> disconnect(vfs::OpContext& ctx, base::FunctionRef<base::Result<void>()> host);
   base::Result<int32_t> readable_bytes();
   base::Result<int32_t> at_mark();
+  // What stubs may work on (vfs/in_place.h), made at the first call; EOPNOTSUPP while the two are no pair.
+  base::Result<vfs::InPlaceEnd*> share(vfs::OpContext& ctx, memory::MemoryFile& memory);
+  const SharedHandle& shared() const { return shared_; }
+  void kick_peer();  // a stub wrote
   // No operation is under way. What is unread makes the host send a reset when its socket is closed after this.
   void close();
   // After the host's socket was closed.
@@ -80,17 +85,19 @@ class TcpEnd final : public base::RefCounted {
   // Null: this end works with the host alone.
   TcpEnd* peer() const { return detached_.load(std::memory_order_acquire) ? nullptr : peer_.load(std::memory_order_acquire); }
   void try_pair(vfs::OpContext& ctx);
-  void make_pair_locked(TcpEnd& other);
+  void make_pair_locked(vfs::OpContext& ctx, TcpEnd& other);
   size_t bytes_on_host(const TcpEnd& from) const { return static_cast<size_t>(from.host_sent_ - host_received_); }
   bool all_arrived(const TcpEnd& from) const;
-  void take_from_host(size_t bytes);
+  bool has_odd_state() const;
+  void leave_to_sentry(TcpEnd* peer);  // something happened that stubs do not understand
+  void take_from_host(vfs::OpContext& ctx, size_t bytes);
   void look_at_host();
   bool must_leave(const TcpEnd& peer, uint32_t flags) const;
   void leave(TcpEnd& peer);
   void detach(TcpEnd& peer);
-  base::Result<size_t> send_ring(TcpEnd& peer, vfs::IoBuffer& src);
-  base::Result<RecvResult> receive_locked(vfs::IoBuffer& dst, uint32_t flags, HostReceive host);
-  base::Result<RecvResult> receive_ring(TcpEnd& peer, vfs::IoBuffer& dst, uint32_t flags, size_t used);
+  base::Result<size_t> send_ring(vfs::OpContext& ctx, TcpEnd& peer, vfs::IoBuffer& src);
+  base::Result<RecvResult> receive_locked(vfs::OpContext& ctx, vfs::IoBuffer& dst, uint32_t flags, HostReceive host);
+  base::Result<RecvResult> receive_ring(vfs::OpContext& ctx, TcpEnd& peer, vfs::IoBuffer& dst, uint32_t flags, size_t used);
   base::Result<RecvResult> end_of_input();
 
   const int fd_;
@@ -103,6 +110,7 @@ class TcpEnd final : public base::RefCounted {
   TcpConnection connection_;  // of the registry, under its lock
   bool registered_ = false;
 
+  SharedHandle shared_;
   StreamBuffer input_;            // what the peer wrote, under its write_lock_
   uint64_t host_sent_ = 0;        // through the host before the pair was made; under write_lock_
   bool host_was_full_ = false;    // under write_lock_

@@ -42,13 +42,12 @@ class UnixCore final : public base::RefCounted {
   base::Result<size_t> send_message(vfs::OpContext& ctx, vfs::IoBuffer& src, SendArgs& args, size_t max_bytes);
   base::Result<RecvResult> receive_stream(vfs::OpContext& ctx, vfs::IoBuffer& dst, uint32_t flags);
   base::Result<RecvResult> receive_message(vfs::OpContext& ctx, vfs::IoBuffer& dst, uint32_t flags);
-  base::Result<void> shutdown(int32_t how);
+  base::Result<void> shutdown(vfs::OpContext& ctx, int32_t how);
   void close();
 
   // What stubs may work on, made at the first call; EOPNOTSUPP where that cannot be. Null until then.
   base::Result<vfs::InPlaceEnd*> share_stream(vfs::OpContext& ctx, memory::MemoryFile& memory);
-  vfs::InPlaceEnd* shared_end() const;
-  base::RefPtr<vfs::InPlaceMemory> shared_memory() const;
+  const SharedHandle& shared() const { return shared_; }
   void leave_to_sentry();  // something happened that stubs do not understand
   void kick_peer();        // a stub wrote
 
@@ -101,8 +100,7 @@ class UnixCore final : public base::RefCounted {
   vfs::SleepLock read_lock_, write_lock_;
 
   StreamBuffer input_;  // of streams: what the peer wrote, under its write_lock_
-  std::atomic<SharedStream*> shared_{nullptr};  // holds a reference; both ends have the same
-  uint32_t shared_index_ = 0;                   // set before shared_
+  SharedHandle shared_;
   std::atomic<uint32_t> record_count_{0};  // so that streams without ancillary data take no lock
   std::atomic<bool> receive_shut_{false}, send_shut_{false};
   std::atomic<int32_t> error_{0};

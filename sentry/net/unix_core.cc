@@ -77,7 +77,6 @@ UnixCore::UnixCore(int32_t type) : type_(type) { note_core(*this); }
 
 UnixCore::~UnixCore() {
   forget_core(*this);
-  if (SharedStream* stream = shared_.load()) stream->unref();
   std::vector<RefPtr<vfs::FileDescription>> files;
   for (Record& r : records_) std::move(r.control.files.begin(), r.control.files.end(), std::back_inserter(files));
   for (Message& m : messages_) std::move(m.control.files.begin(), m.control.files.end(), std::back_inserter(files));
@@ -300,31 +299,15 @@ Result<RecvResult> UnixCore::receive_stream(vfs::OpContext& ctx, vfs::IoBuffer& 
 
 // --- in place ---
 
-vfs::InPlaceEnd* UnixCore::shared_end() const {
-  SharedStream* stream = shared_.load(std::memory_order_acquire);
-  return stream ? &stream->end(shared_index_) : nullptr;
-}
-
-RefPtr<vfs::InPlaceMemory> UnixCore::shared_memory() const {
-  SharedStream* stream = shared_.load(std::memory_order_acquire);
-  return stream ? stream->memory() : nullptr;
-}
-
 Result<vfs::InPlaceEnd*> UnixCore::share_stream(vfs::OpContext& ctx, memory::MemoryFile& memory) {
   RefPtr<UnixCore> other = peer();
   if (type_ != kSockStream || !other || has_odd_state() || other->has_odd_state()) return err(kEOPNOTSUPP);
   UnixCore *first = std::min(this, other.get()), *second = std::max(this, other.get());
   vfs::SleepGuard guard(ctx, first->write_lock_), other_guard(ctx, second->write_lock_);
-  if (!shared_.load()) {
-    RefPtr<SharedStream> stream = TRY(SharedStream::create(memory, first->input_, second->input_));
-    stream->ref();
-    second->shared_index_ = 1;
-    first->shared_.store(stream.get(), std::memory_order_seq_cst);
-    second->shared_.store(stream.release(), std::memory_order_seq_cst);
-    // Whoever makes it odd from now on sees that it is shared.
-    if (first->has_odd_state() || second->has_odd_state()) leave_to_sentry();
-  }
-  return shared_end();
+  TRY(SharedHandle::share(memory, first->shared_, first->input_, second->shared_, second->input_));
+  // Whoever makes it odd from now on sees that it is shared.
+  if (has_odd_state() || other->has_odd_state()) leave_to_sentry();
+  return shared_.end();
 }
 
 bool UnixCore::has_odd_state() const {
@@ -473,7 +456,7 @@ void UnixCore::end_of_peer(bool with_reset) {
   queue_.notify(vfs::kPollIn | vfs::kPollRdNorm | vfs::kPollOut | vfs::kPollHup | vfs::kPollRdHup);
 }
 
-Result<void> UnixCore::shutdown(int32_t how) {
+Result<void> UnixCore::shutdown(vfs::OpContext& ctx, int32_t how) {
   if (how < 0 || how > 2) return err(kEINVAL);
   RefPtr<UnixCore> other;
   {
@@ -485,6 +468,9 @@ Result<void> UnixCore::shutdown(int32_t how) {
   if (no_receive) receive_shut_.store(true, std::memory_order_release);
   if (no_send) send_shut_.store(true, std::memory_order_release);
   leave_to_sentry();
+  // What a stub is writing right now comes before the end.
+  input_.settle(ctx);
+  if (other && type_ == kSockStream) other->input_.settle(ctx);
   const vfs::PollMask all = vfs::kPollIn | vfs::kPollRdNorm | vfs::kPollOut | vfs::kPollHup | vfs::kPollRdHup;
   queue_.notify(all);
   space_queue_.notify(vfs::kPollOut);

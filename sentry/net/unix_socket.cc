@@ -26,7 +26,7 @@ class UnixSocket final : public Socket {
   Result<void> listen(vfs::OpContext& ctx, int32_t backlog) override { return core_->listen(ctx, backlog); }
   Result<SocketAddress> local_address(vfs::OpContext&) override { return core_->name(); }
   Result<SocketAddress> peer_address(vfs::OpContext&) override { return core_->peer_name(); }
-  Result<void> shutdown(vfs::OpContext&, int32_t how) override { return core_->shutdown(how); }
+  Result<void> shutdown(vfs::OpContext& ctx, int32_t how) override { return core_->shutdown(ctx, how); }
 
   Result<void> connect(vfs::OpContext& ctx, const SocketAddress& address) override {
     if (type() == kSockDgram) {
@@ -73,8 +73,8 @@ class UnixSocket final : public Socket {
     if (!ctx.memory_file()) return err(kEOPNOTSUPP);
     return core_->share_stream(ctx, *ctx.memory_file());
   }
-  vfs::InPlaceEnd* in_place_end() const override { return core_->shared_end(); }
-  RefPtr<vfs::InPlaceMemory> in_place_memory() const override { return core_->shared_memory(); }
+  vfs::InPlaceEnd* in_place_end() const override { return core_->shared().end(); }
+  RefPtr<vfs::InPlaceMemory> in_place_memory() const override { return core_->shared().memory(); }
   void in_place_kick(vfs::OpContext&) override { core_->kick_peer(); }
 
  protected:
