@@ -124,8 +124,9 @@ class Context {
     return pace.load(std::memory_order_relaxed) < soon && now - resumed_at.load(std::memory_order_relaxed) < 8 * soon;
   }
 
-  // Free for the sentry: the task that owns this context.
+  // Free for the sentry: the scheduler's and the task that owns this context.
   void* owner = nullptr;
+  void* task = nullptr;
 };
 
 // What getpid and kin return, so that a platform can answer them without a hand-off. `enabled` is off while the
@@ -243,6 +244,10 @@ class Platform {
   // contexts report kDied when they run or are resumed, but their tasks may be waiting for something else. Set before the first
   // address space is made.
   virtual void set_death_listener(std::function<void()> told) { (void)told; }
+  // Called by poll() and resume_and_look() for what a running context did in place and somebody may wait for: the context's `task`
+  // and the descriptor that was written. The context stays until it returns; nothing is locked. Before the first context.
+  using KickHandler = void (*)(void* task, uint32_t fd);
+  virtual void set_kick_handler(KickHandler handler) { (void)handler; }
   // What happened; regs() is up to date after it. Called once after poll() reported the context.
   virtual Event take_event(Context& context) = 0;
 

@@ -270,10 +270,16 @@ bool SystrapPlatform::resume_and_look(Context& c, ResumeMode mode, const Look& l
     for (uint32_t n = settle_; n != 0; --n) __builtin_ia32_pause();
     for (uint32_t n = 1;; ++n) {
       if ((__atomic_load_n(&slot->state, __ATOMIC_ACQUIRE) & kOwnerMask) == kEvent) {
+        if (__atomic_load_n(&slot->kicks_made, __ATOMIC_ACQUIRE) != context.kicks_seen_) [[unlikely]] {
+          Kicks kicks;
+          find_kicks(context, kicks);
+          tell_kicks(kicks);
+        }
         context.phase_.store(SystrapContext::kStopped, std::memory_order_release);
         return true;
       }
       __builtin_ia32_pause();
+      if (__atomic_load_n(&slot->kicks_made, __ATOMIC_RELAXED) != context.kicks_seen_) break;
       if (look.work.load(std::memory_order_relaxed) != 0 || running_count_.load(std::memory_order_relaxed) > 1) break;
       if (n % 16 == 0 && (__rdtsc() > look.until || context.as_.process_->dead.load(std::memory_order_relaxed))) break;
     }
@@ -310,9 +316,32 @@ void SystrapPlatform::force(SystrapContext& context, EventKind kind) {
   ready_count_.fetch_add(1, std::memory_order_seq_cst);
 }
 
+void SystrapPlatform::find_kicks(SystrapContext& context, Kicks& kicks) {
+  Slot& slot = *context.thread_.slot;
+  const uint32_t made = __atomic_load_n(&slot.kicks_made, __ATOMIC_ACQUIRE);
+  if (made == context.kicks_seen_ || !kicks.has_room()) return;
+  // A guest that claims more than there is room for loses what it overwrote.
+  const uint32_t first = made - context.kicks_seen_ <= Slot::kKicks ? context.kicks_seen_ : made - Slot::kKicks;
+  for (uint32_t i = first; i != made; ++i)
+    kicks.kicks[kicks.count++] = {&context, __atomic_load_n(&slot.kicks[i % Slot::kKicks], __ATOMIC_RELAXED)};
+  context.kicks_told_.fetch_add(made - first, std::memory_order_relaxed);
+  context.kicks_seen_ = made;
+  __atomic_store_n(&slot.kicks_seen, made, __ATOMIC_RELEASE);
+}
+
+void SystrapPlatform::tell_kicks(const Kicks& kicks) {
+  for (size_t i = 0; i < kicks.count; ++i) {
+    const Kicks::Kick& kick = kicks.kicks[i];
+    count(Counter::kKicks);
+    if (kick_handler_ && kick.context->task) kick_handler_(kick.context->task, kick.fd);
+    kick.context->kicks_told_.fetch_sub(1, std::memory_order_release);
+  }
+}
+
 size_t SystrapPlatform::poll(std::span<Context*> out) {
   discount_self();
   size_t n = 0;
+  Kicks kicks;
   SystrapContext* again[8];
   size_t again_count = 0;
   if (running_count_.load(std::memory_order_seq_cst) != 0 || ready_count_.load(std::memory_order_seq_cst) != 0) {
@@ -327,6 +356,7 @@ size_t SystrapPlatform::poll(std::span<Context*> out) {
     for (size_t i = 0; i < running_.size() && n < out.size();) {
       SystrapContext* context = running_[i];
       uint32_t state = __atomic_load_n(&context->thread_.slot->state, __ATOMIC_ACQUIRE) & kOwnerMask;
+      find_kicks(*context, kicks);
       bool dead = context->as_.process_->dead.load(std::memory_order_acquire);
       bool more = state == kEvent && context->continuation_ && !dead;
       if ((state != kEvent && !dead) || (more && again_count == std::size(again))) {
@@ -346,6 +376,7 @@ size_t SystrapPlatform::poll(std::span<Context*> out) {
       out[n++] = context;
     }
   }
+  if (kicks.count != 0) tell_kicks(kicks);
   for (size_t i = 0; i < again_count; ++i) {
     again[i]->phase_.store(SystrapContext::kStopped);
     begin(*again[i], again[i]->resumed_mode_, Wanted::kHandOver);

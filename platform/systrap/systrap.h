@@ -151,6 +151,8 @@ class SystrapContext final : public Context {
   ResumeMode resumed_mode_ = ResumeMode::kFull;
   std::atomic<bool> interrupt_{false};
   bool condemned_ = false;     // as_.mu_
+  uint32_t kicks_seen_ = 0;               // while it runs: run_mu_, unless resume_and_look() has it
+  std::atomic<uint32_t> kicks_told_{0};   // kicks that the handler is being told of: the context must stay
   std::atomic<uint32_t> phase_{kStopped};
   uint32_t overdue_ = 0;       // run_mu_: ticks since an interrupt that had no effect
   uint64_t created_at_ = 0;    // ticks
@@ -181,6 +183,7 @@ class SystrapPlatform final : public Platform {
   void set_away(Away away) override;
   void start_looking() override;
   Running survey(uint64_t soon) const override;
+  void set_kick_handler(KickHandler handler) override { kick_handler_ = handler; }
   uint32_t prepare_sleep() override;
   void sleep(uint32_t token, int64_t timeout_ns) override;
   void cancel_sleep() override;
@@ -197,6 +200,18 @@ class SystrapPlatform final : public Platform {
 
   void place_bells(unsigned executors);
   void start_once();
+  // Kicks of contexts, from where they are found (with run_mu_) to where nothing is locked.
+  struct Kicks {
+    struct Kick {
+      SystrapContext* context;
+      uint32_t fd;
+    };
+    Kick kicks[32];
+    size_t count = 0;
+    bool has_room() const { return count + Slot::kKicks <= std::size(kicks); }
+  };
+  static void find_kicks(SystrapContext& context, Kicks& kicks);
+  void tell_kicks(const Kicks& kicks);
   // What resume() did: nothing that needs the guest (the context is ready), handed over, or only written the reply.
   enum class Begun : uint8_t { kForced, kHandedOver, kReplyWritten };
   enum class Wanted : uint8_t { kHandOver, kReplyOnly };
@@ -238,6 +253,7 @@ class SystrapPlatform final : public Platform {
   int64_t last_tick_ GUARDED_BY(run_mu_) = 0;  // of punish_overdue()
   std::vector<SystrapContext*> ready_ GUARDED_BY(run_mu_);  // stopped without their stub's doing
 
+  KickHandler kick_handler_ = nullptr;  // set before the first context
   std::atomic<size_t> ready_count_{0};
   std::atomic<size_t> running_count_{0};  // running_ and the executors in resume_and_look(): see count_self()
 

@@ -77,6 +77,7 @@ void switch_memory(Task& task, Program& program, std::unique_ptr<platform::Conte
   if (task.mm().ref_count_for_debug() == 1) task.clear_child_tid = abi::Addr();
   futex_task_exit(task);
   std::unique_ptr<platform::Context> old_context;
+  context->task = &task;
   {
     base::MutexLock lock(group.signal_mu);
     old_context = std::exchange(task.priv().context, std::move(context));

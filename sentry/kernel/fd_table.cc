@@ -48,6 +48,11 @@ bool FdTable::enter_view(mm::MemoryManager& mm, abi::Fd fd, FileDescription& fil
   return view_->is_of(mm) && view_->enter(fd.value(), file, end);
 }
 
+void FdTable::kick(abi::Fd fd) {
+  base::MutexLock lock(mu_);
+  if (view_) view_->kick(fd.value());
+}
+
 void FdTable::drop_view(Again again) {
   std::unique_ptr<DescriptorView> gone;  // outside the lock: it may be the last user of the memory
   base::MutexLock lock(mu_);

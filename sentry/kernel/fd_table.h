@@ -57,6 +57,8 @@ class FdTable final : public base::RefCounted {
   // In place: vfs/in_place.h. Makes the table's view when there is none; false where it cannot be: the descriptor is another
   // file's by now, or the view is of another address space.
   bool enter_view(mm::MemoryManager& mm, abi::Fd fd, vfs::FileDescription& file, vfs::InPlaceEnd& end);
+  // A stub wrote to a connection: who waits at its other end hears of it. Any thread; never the last user of a file.
+  void kick(abi::Fd fd);
   // The address space goes away, or (for good) the table is used from several.
   enum class Again : uint8_t { kMaybe, kNever };
   void drop_view(Again again);

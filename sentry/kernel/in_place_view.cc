@@ -81,6 +81,11 @@ void DescriptorView::forget(int32_t fd) {
   drop(it);
 }
 
+void DescriptorView::kick(int32_t fd) {
+  base::MutexLock lock(vfs::in_place_mutex());
+  if (auto it = mapped_.find(fd); it != mapped_.end()) it->second.end->kick_locked();
+}
+
 void DescriptorView::drop(std::map<int32_t, Mapped>::iterator it) {
   it->second.end->leave_locked();
   it->second.end->forget_locks_locked();
@@ -100,6 +105,10 @@ void DescriptorView::for_each(base::FunctionRef<void(int32_t, vfs::FileDescripti
 }
 
 void DescriptorView::show(int32_t fd, uint64_t word) { space().set_descriptor(static_cast<uint32_t>(fd), word); }
+
+void kick_descriptor(void* task, uint32_t fd) {
+  if (fd < in_place::kDescriptors) static_cast<Task*>(task)->kick(abi::Fd(static_cast<int32_t>(fd)));
+}
 
 void offer_in_place(Task& task, abi::Fd fd, vfs::FileDescription& file) {
   bool granted = false;

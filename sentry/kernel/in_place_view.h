@@ -22,6 +22,7 @@ class DescriptorView final : public vfs::InPlaceView {
 
   // With the table's lock. False: no room, or another descriptor has come.
   bool enter(int32_t fd, vfs::FileDescription& file, vfs::InPlaceEnd& end);
+  void kick(int32_t fd);
   // The descriptor goes away, or gets another file.
   void forget(int32_t fd);
 
@@ -49,5 +50,8 @@ class DescriptorView final : public vfs::InPlaceView {
 
 // `file` wishes to be in place: makes it so where that can be.
 void offer_in_place(Task& task, abi::Fd fd, vfs::FileDescription& file);
+
+// Platform::KickHandler.
+void kick_descriptor(void* task, uint32_t fd);
 
 }  // namespace sentry::kernel

@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "base/log/log.h"
+#include "sentry/kernel/in_place_view.h"
 #include "sentry/kernel/kernel_context.h"
 #include "sentry/kernel/kernel_impl.h"
 #include "sentry/kernel/passwd.h"
@@ -54,6 +55,7 @@ Kernel::Kernel(std::unique_ptr<memory::MemoryFile> memory, std::unique_ptr<platf
   impl_->root_pids = base::make_ref<PidNamespace>(impl_->tasks, nullptr, impl_->root_user_ns);
   impl_->total_memory = config.memory_limit != 0 ? std::min(config.memory_limit, host_memory()) : host_memory();
   ticks_to_ns(0);  // starts the calibration
+  platform_->set_kick_handler(kick_descriptor);
   platform_->set_death_listener([this] { reactor_->post([this] { kill_those_without_host(); }); });
 }
 

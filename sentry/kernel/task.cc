@@ -35,6 +35,7 @@ Result<RefPtr<Task>> Task::create(Kernel& kernel, Init init) {
   p.comm = init.comm.substr(0, 15);
   p.start_ns = monotonic_now_ns();
   p.context = TRY(kernel.platform().create_context(task->mm_->platform_space()));
+  p.context->task = task.get();
   Task* raw = task.get();
   // The running fiber owns one reference, taken in start() and dropped when the fiber has ended.
   p.fiber = kernel.scheduler().create([raw] { task_main(*raw); }, [raw] { raw->unref(); });
@@ -221,6 +222,12 @@ void Task::override_credentials(creds::CredPtr next) {
   creds::CredPtr old;  // dropped outside the lock
   base::MutexLock lock(mu_);
   old = std::exchange(creds_, std::move(next));
+}
+
+// Under the lock, so that this is never the last user of the table.
+void Task::kick(abi::Fd fd) {
+  base::MutexLock lock(mu_);
+  if (fds_) fds_->kick(fd);
 }
 
 void Task::unshare_fds() {

@@ -60,6 +60,7 @@ class Task final : public base::RefCounted, public vfs::OpContext {
   void set_credentials(creds::CredPtr next);                 // commit_creds(): also dumpable, pdeath signal
   // access(2) and kin: other credentials for the span of one operation, without what a commit does. TASK_ONLY.
   void override_credentials(creds::CredPtr next);
+  void kick(abi::Fd fd);                                     // FdTable::kick(), any thread
   void unshare_fds();                                        // a private copy of the descriptor table, TASK_ONLY
   platform::Registers& regs();                               // TASK_ONLY, while not in the guest
   platform::Registers& call_regs();                          // likewise: number, arguments and result of a system call

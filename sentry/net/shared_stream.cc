@@ -9,10 +9,11 @@ using base::RefPtr;
 using base::Result;
 namespace in_place = platform::in_place;
 
-Result<RefPtr<SharedStream>> SharedStream::create(memory::MemoryFile& file, StreamBuffer& input0, StreamBuffer& input1) {
+Result<RefPtr<SharedStream>> SharedStream::create(memory::MemoryFile& file, Side side0, Side side1) {
   RefPtr<vfs::InPlaceMemory> memory = TRY(vfs::InPlaceMemory::create(file, in_place::kStreamBlockSize));
   auto stream = RefPtr<SharedStream>::adopt(new SharedStream(std::move(memory)));
-  StreamBuffer* inputs[2] = {&input0, &input1};
+  StreamBuffer* inputs[2] = {&side0.input, &side1.input};
+  vfs::WaitQueue* queues[2] = {&side0.queue, &side1.queue};
   in_place::StreamBlock& block = stream->memory_->stream();
   for (uint32_t i = 0; i < 2; ++i) {
     End& end = stream->ends_[i];
@@ -20,15 +21,17 @@ Result<RefPtr<SharedStream>> SharedStream::create(memory::MemoryFile& file, Stre
     end.index_ = i;
     end.input_ = inputs[i];
     end.output_ = inputs[1 - i];
+    end.queue_ = queues[i];
     block.half[i].wanted = 1;
     inputs[1 - i]->share(block.half[i], stream->memory_->bytes() + in_place::kBytesOffset + i * in_place::kBytesSize);
   }
   return stream;
 }
 
-Result<void> SharedHandle::share(memory::MemoryFile& file, SharedHandle& a, StreamBuffer& input_a, SharedHandle& b, StreamBuffer& input_b) {
+Result<void> SharedHandle::share(memory::MemoryFile& file, SharedHandle& a, SharedStream::Side side_a, SharedHandle& b,
+                                 SharedStream::Side side_b) {
   if (a.is_shared()) return {};
-  RefPtr<SharedStream> stream = TRY(SharedStream::create(file, input_a, input_b));
+  RefPtr<SharedStream> stream = TRY(SharedStream::create(file, side_a, side_b));
   stream->ref();
   b.index_ = 1;
   a.stream_.store(stream.get(), std::memory_order_seq_cst);
@@ -37,7 +40,10 @@ Result<void> SharedHandle::share(memory::MemoryFile& file, SharedHandle& a, Stre
 }
 
 SharedHandle::~SharedHandle() {
-  if (SharedStream* stream = stream_.load()) stream->unref();
+  SharedStream* stream = stream_.load();
+  if (!stream) return;
+  stream->forget_queue(index_);
+  stream->unref();
 }
 
 vfs::InPlaceEnd* SharedHandle::end() const {
@@ -62,6 +68,15 @@ void SharedStream::End::moved_locked() {
   owner_->ends_[1 - index_].show_locked();
   input_->set_reader_lock(locks_ ? &locks_->reading[fd_] : nullptr);
   output_->set_writer_lock(locks_ ? &locks_->writing[fd_] : nullptr);
+}
+
+void SharedStream::forget_queue(uint32_t index) {
+  base::MutexLock lock(vfs::in_place_mutex());
+  ends_[index].queue_ = nullptr;
+}
+
+void SharedStream::End::kick_locked() {
+  if (vfs::WaitQueue* queue = owner_->ends_[1 - index_].queue_) queue->notify(vfs::kPollIn | vfs::kPollRdNorm);
 }
 
 void SharedStream::End::want_kicks_locked(bool on) { __atomic_store_n(&incoming_half()->wanted, on ? 1u : 0u, __ATOMIC_SEQ_CST); }

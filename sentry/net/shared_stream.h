@@ -16,6 +16,7 @@ class SharedStream final : public base::RefCounted {
     uint64_t word_locked() const override;
     void moved_locked() override;
     void want_kicks_locked(bool on) override;
+    void kick_locked() override;
     platform::in_place::StreamHalf* incoming_half() override { return &owner_->memory_->stream().half[1 - index_]; }
 
    private:
@@ -23,10 +24,16 @@ class SharedStream final : public base::RefCounted {
     SharedStream* owner_ = nullptr;
     uint32_t index_ = 0;
     StreamBuffer *input_ = nullptr, *output_ = nullptr;
+    vfs::WaitQueue* queue_ = nullptr;  // who waits at this end; until its socket goes away. in_place_mutex()
   };
 
-  // `input[e]` is what end e reads. With the writers' locks of both. ENOMEM.
-  static base::Result<base::RefPtr<SharedStream>> create(memory::MemoryFile& file, StreamBuffer& input0, StreamBuffer& input1);
+  // What each end reads, and who is told of it. With the writers' locks of both. ENOMEM.
+  struct Side {
+    StreamBuffer& input;
+    vfs::WaitQueue& queue;
+  };
+  static base::Result<base::RefPtr<SharedStream>> create(memory::MemoryFile& file, Side side0, Side side1);
+  void forget_queue(uint32_t index);
   End& end(uint32_t index) { return ends_[index]; }
   const base::RefPtr<vfs::InPlaceMemory>& memory() const { return memory_; }
 
@@ -44,7 +51,8 @@ class SharedHandle {
   SharedHandle(const SharedHandle&) = delete;
   SharedHandle& operator=(const SharedHandle&) = delete;
   // Both at once, with the writers' locks of both. What stubs must not do from the start is to be looked for after it.
-  static base::Result<void> share(memory::MemoryFile& file, SharedHandle& a, StreamBuffer& input_a, SharedHandle& b, StreamBuffer& input_b);
+  static base::Result<void> share(memory::MemoryFile& file, SharedHandle& a, SharedStream::Side side_a, SharedHandle& b,
+                                  SharedStream::Side side_b);
 
   bool is_shared() const { return stream_.load(std::memory_order_seq_cst) != nullptr; }
   vfs::InPlaceEnd* end() const;

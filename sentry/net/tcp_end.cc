@@ -373,7 +373,7 @@ Result<vfs::InPlaceEnd*> TcpEnd::share(vfs::OpContext& ctx, memory::MemoryFile& 
   TcpEnd& second = &first == this ? *peer : *this;
   vfs::SleepGuard guard(ctx, first.write_lock_), other_guard(ctx, second.write_lock_);
   if (peer->has_odd_state()) return err(kEOPNOTSUPP);
-  TRY(SharedHandle::share(memory, first.shared_, first.input_, second.shared_, second.input_));
+  TRY(SharedHandle::share(memory, first.shared_, {first.input_, first.queue_}, second.shared_, {second.input_, second.queue_}));
   // Whoever makes it odd from now on sees that it is shared.
   if (has_odd_state() || peer->has_odd_state()) leave_to_sentry(peer);
   return shared_.end();

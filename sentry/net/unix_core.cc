@@ -304,7 +304,7 @@ Result<vfs::InPlaceEnd*> UnixCore::share_stream(vfs::OpContext& ctx, memory::Mem
   if (type_ != kSockStream || !other || has_odd_state() || other->has_odd_state()) return err(kEOPNOTSUPP);
   UnixCore *first = std::min(this, other.get()), *second = std::max(this, other.get());
   vfs::SleepGuard guard(ctx, first->write_lock_), other_guard(ctx, second->write_lock_);
-  TRY(SharedHandle::share(memory, first->shared_, first->input_, second->shared_, second->input_));
+  TRY(SharedHandle::share(memory, first->shared_, {first->input_, first->queue_}, second->shared_, {second->input_, second->queue_}));
   // Whoever makes it odd from now on sees that it is shared.
   if (has_odd_state() || other->has_odd_state()) leave_to_sentry();
   return shared_.end();

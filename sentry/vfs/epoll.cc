@@ -486,46 +486,49 @@ void EpollFile::rebuild(Mirror& m) {
   }
 }
 
+// The next mirrored item, `at` places after the last one that gave an event, that may have something to tell. Null: none any more.
+base::RefPtr<EpollItem> EpollFile::next_mirrored(Mirror& m, size_t& at, Take take, base::RefPtr<FileDescription>& target) {
+  base::MutexLock lock(ready_mu_);
+  while (at < m.fds.size()) {
+    const int32_t fd = m.fds[(m.next + at++) % m.fds.size()];
+    EpollItem& item = *m.by_fd[static_cast<size_t>(fd)];
+    const in_place::StreamHalf& half = *item.incoming_;
+    const uint64_t head = __atomic_load_n(&half.head, __ATOMIC_ACQUIRE);
+    const bool quiet = __atomic_load_n(&half.tail, __ATOMIC_ACQUIRE) == head && __atomic_load_n(&half.flags, __ATOMIC_ACQUIRE) == 0;
+    const uint32_t mask = item.mask_.load(std::memory_order_relaxed);
+    if (!item.target_ || mask == 0 || (quiet && !(mask & kPollOut))) continue;
+    if (item.event_.events & kEpollEdge) {
+      in_place::PollEntry& entry = m.page.entries[fd];
+      const bool armed = take == Take::kYes ? __atomic_exchange_n(&entry.armed, 0u, __ATOMIC_SEQ_CST) != 0
+                                            : __atomic_load_n(&entry.armed, __ATOMIC_SEQ_CST) != 0;
+      if (!armed && __atomic_load_n(&entry.seen, __ATOMIC_RELAXED) == head) continue;
+      if (take == Take::kYes) __atomic_store_n(&entry.seen, head, __ATOMIC_RELAXED);
+    }
+    if (!item.target_->try_ref()) continue;
+    target = base::RefPtr<FileDescription>::adopt(item.target_);
+    return base::RefPtr<EpollItem>(item);
+  }
+  return nullptr;
+}
+
 // As collect(), of the mirrored items. Take::kNo: tells only whether there are any.
 size_t EpollFile::collect_mirrored(Mirror& m, std::span<EpollEvent> out, Take take) {
-  size_t n = 0, count, first;
-  {
-    base::MutexLock lock(ready_mu_);
-    count = m.fds.size();
-    first = m.next;
-  }
-  for (size_t i = 0; i < count && n < out.size(); ++i) {
+  size_t n = 0, at = 0, last = 0;
+  while (n < out.size()) {
     base::RefPtr<FileDescription> target;
-    base::RefPtr<EpollItem> item;
-    uint32_t mask;
-    {
-      base::MutexLock lock(ready_mu_);
-      if (m.fds.empty()) break;
-      const int32_t fd = m.fds[(first + i) % m.fds.size()];
-      EpollItem* candidate = m.by_fd[static_cast<size_t>(fd)];
-      mask = candidate->mask_.load(std::memory_order_relaxed);
-      in_place::PollEntry& entry = m.page.entries[fd];
-      const in_place::StreamHalf& half = *candidate->incoming_;
-      const uint64_t head = __atomic_load_n(&half.head, __ATOMIC_ACQUIRE);
-      const bool quiet = __atomic_load_n(&half.tail, __ATOMIC_ACQUIRE) == head && __atomic_load_n(&half.flags, __ATOMIC_ACQUIRE) == 0;
-      if (!candidate->target_ || mask == 0 || (quiet && !(mask & kPollOut))) continue;
-      if (candidate->event_.events & kEpollEdge) {
-        const bool armed = take == Take::kYes ? __atomic_exchange_n(&entry.armed, 0u, __ATOMIC_SEQ_CST) != 0
-                                              : __atomic_load_n(&entry.armed, __ATOMIC_SEQ_CST) != 0;
-        if (!armed && __atomic_load_n(&entry.seen, __ATOMIC_RELAXED) == head) continue;
-        if (take == Take::kYes) __atomic_store_n(&entry.seen, head, __ATOMIC_RELAXED);
-      }
-      if (!candidate->target_->try_ref()) continue;
-      target = base::RefPtr<FileDescription>::adopt(candidate->target_);
-      item = base::RefPtr<EpollItem>(candidate);
-    }
+    const base::RefPtr<EpollItem> item = next_mirrored(m, at, take, target);
+    if (!item) break;
+    const uint32_t mask = item->mask_.load(std::memory_order_relaxed);
     const PollMask ready = target->readiness(mask) & mask;
     if (!ready) continue;
     base::MutexLock lock(ready_mu_);
     if (!item->target_) continue;
     out[n++] = {ready, item->event_.data};
-    if (take == Take::kYes) m.next = (first + i + 1) % std::max<size_t>(m.fds.size(), 1);
+    last = at;
   }
+  if (n == 0 || take == Take::kNo) return n;
+  base::MutexLock lock(ready_mu_);
+  m.next = (m.next + last) % std::max<size_t>(m.fds.size(), 1);
   return n;
 }
 

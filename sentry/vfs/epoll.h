@@ -75,6 +75,7 @@ class EpollFile final : public FileDescription {
   void mirror_item(Mirror& mirror, EpollItem& item, FileDescription& target);
   void unmirror_item(Mirror& mirror, EpollItem& item);
   enum class Take : uint8_t { kNo, kYes };
+  base::RefPtr<EpollItem> next_mirrored(Mirror& mirror, size_t& at, Take take, base::RefPtr<FileDescription>& target);
   size_t collect_mirrored(Mirror& mirror, std::span<EpollEvent> out, Take take);
   size_t collect_listed(std::span<EpollEvent> out);
   bool link_locked(EpollItem& item, bool in_front) REQUIRES(ready_mu_);

@@ -165,6 +165,13 @@ struct Slot {
   // Call sites that trapped once and are answered in place: the sentry has had its chance to patch them.
   uint64_t seen_site[64];
 
+  // Kicks that need no answer (kStubKick says the same and waits): descriptors, by count modulo kKicks. The stub counts those it
+  // made, the sentry those it has seen.
+  static constexpr uint32_t kKicks = 8;
+  alignas(64) uint32_t kicks_made;
+  uint32_t kicks[kKicks];
+  alignas(64) uint32_t kicks_seen;
+
   // kCommand: map a slot and clone a thread that runs on it.
   uint64_t command_slot;    // address
   uint64_t command_offset;  // in the control file
