@@ -86,10 +86,10 @@ std::string summary(const Json& r) {
                      duration(lived), duration(guest), percent(guest, lived), duration(off), percent(off, lived), duration(sentry),
                      percent(sentry, lived), duration(parked), percent(parked, lived));
   out += fmt::format("hand-offs  {}: found by looking {}; the guest slept {}; executors slept {}, were woken {}; lookers recruited {}, "
-                     "disturbed {}; interrupts {}\n",
+                     "disturbed {}; kicks {}; interrupts {}\n",
                      events, percent(number(hand, "found_looking"), events), percent(number(hand, "guest_slept"), events),
                      number(hand, "executor_slept"), number(hand, "executor_woken"), number(hand, "lookers_recruited"),
-                     number(hand, "looks_disturbed"), number(hand, "interrupts"));
+                     number(hand, "looks_disturbed"), number(hand, "kicks"), number(hand, "interrupts"));
   for (const char* group : {"faults", "mappings", "tasks", "host"})
     out += group == std::string_view("faults") ? fmt::format("{:<10} {}: {}\n", group, sum(member(r, group)), enumerate(member(r, group)))
                                                : fmt::format("{:<10} {}\n", group, enumerate(member(r, group)));
