@@ -3,23 +3,12 @@
 
 namespace base {
 
-void RefCounted::unref() const {
-  uint32_t before = refs_.fetch_sub(1, std::memory_order_acq_rel);
-  DCHECK(before != 0);
-  if (before != 1) return;
+void RefCounted::last_unref() const {
   if (WeakBlock* weak = weak_.load(std::memory_order_acquire)) {
     weak->clear();
     weak->unref();
   }
   destroy();
-}
-
-bool RefCounted::try_ref() const {
-  uint32_t n = refs_.load(std::memory_order_relaxed);
-  while (n != 0) {
-    if (refs_.compare_exchange_weak(n, n + 1, std::memory_order_acq_rel)) return true;
-  }
-  return false;
 }
 
 WeakBlock* RefCounted::weak_block() const {

@@ -28,9 +28,19 @@ class RefCounted {
   virtual ~RefCounted() = default;
 
   void ref() const { refs_.fetch_add(1, std::memory_order_relaxed); }
-  void unref() const;
+  void unref() const {
+    const uint32_t before = refs_.fetch_sub(1, std::memory_order_acq_rel);
+    DCHECK(before != 0);
+    if (before == 1) [[unlikely]] last_unref();
+  }
   // False when the object is already being destroyed.
-  bool try_ref() const;
+  bool try_ref() const {
+    uint32_t n = refs_.load(std::memory_order_relaxed);
+    while (n != 0) {
+      if (refs_.compare_exchange_weak(n, n + 1, std::memory_order_acq_rel)) return true;
+    }
+    return false;
+  }
   // Nobody but the caller can get at the object, unless through a weak reference.
   bool has_one_ref() const { return refs_.load(std::memory_order_acquire) == 1; }
   uint32_t ref_count_for_debug() const { return refs_.load(std::memory_order_relaxed); }
@@ -40,6 +50,7 @@ class RefCounted {
  private:
   // The last reference is gone; weak ones are cleared. Overridden by what must do something as a whole object first.
   virtual void destroy() const { delete this; }
+  void last_unref() const;
 
   mutable std::atomic<uint32_t> refs_{1};
   mutable std::atomic<WeakBlock*> weak_{nullptr};

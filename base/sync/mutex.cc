@@ -16,12 +16,20 @@ namespace {
 
 constexpr int kSpins = 100;
 
+}  // namespace
+
 #ifndef NDEBUG
+namespace {
+
 struct Held {
   LockRank ranks[32];
   int count = 0;
 };
 thread_local Held held;
+
+}  // namespace
+
+namespace detail {
 
 void note_acquire(LockRank rank) {
   for (int i = 0; i < held.count; ++i) {
@@ -42,12 +50,9 @@ void note_release(LockRank rank) {
   }
   CHECK(!"released a mutex that this thread does not hold");
 }
-#else
-void note_acquire(LockRank) {}
-void note_release(LockRank) {}
-#endif
 
-}  // namespace
+}  // namespace detail
+#endif
 
 void futex_wait(std::atomic<uint32_t>& word, uint32_t expected, int64_t timeout_ns) {
   timespec ts{};
@@ -62,16 +67,6 @@ void futex_wake(std::atomic<uint32_t>& word, int count) {
   syscall(SYS_futex, &word, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, count, nullptr, nullptr, 0);
 }
 
-void Mutex::lock() {
-  note_acquire(rank_);
-  lock_unchecked();
-}
-
-void Mutex::lock_unchecked() {
-  uint32_t free = 0;
-  if (!state_.compare_exchange_strong(free, 1, std::memory_order_acquire)) lock_slow();
-}
-
 void Mutex::lock_slow() {
   for (int i = 0; i < kSpins; ++i) {
     uint32_t free = 0;
@@ -84,15 +79,12 @@ void Mutex::lock_slow() {
   while (state_.exchange(2, std::memory_order_acquire) != 0) futex_wait(state_, 2);
 }
 
-void Mutex::unlock() {
-  note_release(rank_);
-  if (state_.exchange(0, std::memory_order_release) == 2) futex_wake(state_, 1);
-}
+void Mutex::wake_one() { futex_wake(state_, 1); }
 
 bool Mutex::try_lock() {
   uint32_t free = 0;
   if (!state_.compare_exchange_strong(free, 1, std::memory_order_acquire)) return false;
-  note_acquire(rank_);
+  detail::note_acquire(rank_);
   return true;
 }
 
@@ -107,7 +99,7 @@ void MutexPairLock::lock_pair(Mutex& a, Mutex& b) NO_THREAD_SAFETY_ANALYSIS {
 void MutexPairLock::unlock_pair(Mutex& a, Mutex& b) NO_THREAD_SAFETY_ANALYSIS {
   Mutex& first = &a < &b ? a : b;
   Mutex& second = &a < &b ? b : a;
-  if (second.state_.exchange(0, std::memory_order_release) == 2) futex_wake(second.state_, 1);
+  second.unlock_unchecked();
   first.unlock();
 }
 
@@ -115,7 +107,7 @@ SharedMutex::SharedMutex(LockRank rank) : rank_(rank) {}
 SharedMutex::~SharedMutex() = default;
 
 void SharedMutex::lock() {
-  note_acquire(rank_);
+  detail::note_acquire(rank_);
   for (int i = 0;; ++i) {
     uint32_t free = 0;
     if (state_.compare_exchange_strong(free, kWriter, std::memory_order_acquire)) return;
@@ -131,13 +123,12 @@ void SharedMutex::lock() {
 }
 
 void SharedMutex::unlock() {
-  note_release(rank_);
+  detail::note_release(rank_);
   state_.store(0);
   if (waiters_.load() != 0) futex_wake(state_, 0x7fffffff);
 }
 
-void SharedMutex::lock_shared() {
-  note_acquire(rank_);
+void SharedMutex::lock_shared_slow() {
   for (int i = 0;; ++i) {
     uint32_t now = state_.load();
     if (now != kWriter) {
@@ -154,9 +145,6 @@ void SharedMutex::lock_shared() {
   }
 }
 
-void SharedMutex::unlock_shared() {
-  note_release(rank_);
-  if (state_.fetch_sub(1) == 1 && waiters_.load() != 0) futex_wake(state_, 0x7fffffff);
-}
+void SharedMutex::wake_all() { futex_wake(state_, 0x7fffffff); }
 
 }  // namespace base

@@ -11,21 +11,44 @@
 
 namespace base {
 
+namespace detail {
+#ifdef NDEBUG
+inline void note_acquire(LockRank) {}
+inline void note_release(LockRank) {}
+#else
+void note_acquire(LockRank rank);
+void note_release(LockRank rank);
+#endif
+}  // namespace detail
+
 // A mutex on one futex word: spins briefly, then sleeps. Not recursive. 8 bytes in release builds.
 class CAPABILITY("mutex") Mutex {
  public:
   explicit constexpr Mutex(LockRank rank) : rank_(rank) {}
   Mutex(const Mutex&) = delete;
   Mutex& operator=(const Mutex&) = delete;
-  void lock() ACQUIRE();
-  void unlock() RELEASE();
+  void lock() ACQUIRE() {
+    detail::note_acquire(rank_);
+    lock_unchecked();
+  }
+  void unlock() RELEASE() {
+    detail::note_release(rank_);
+    unlock_unchecked();
+  }
   bool try_lock() TRY_ACQUIRE(true);
   void assert_held() const ASSERT_CAPABILITY(this) {}
 
  private:
   friend class MutexPairLock;
-  void lock_unchecked();
+  void lock_unchecked() {
+    uint32_t free = 0;
+    if (!state_.compare_exchange_strong(free, 1, std::memory_order_acquire)) [[unlikely]] lock_slow();
+  }
+  void unlock_unchecked() {
+    if (state_.exchange(0, std::memory_order_release) == 2) [[unlikely]] wake_one();
+  }
   void lock_slow();
+  void wake_one();
   std::atomic<uint32_t> state_{0};  // 0 free, 1 held, 2 held with waiters
   LockRank rank_;
 };
@@ -39,10 +62,19 @@ class CAPABILITY("shared_mutex") SharedMutex {
   SharedMutex& operator=(const SharedMutex&) = delete;
   void lock() ACQUIRE();
   void unlock() RELEASE();
-  void lock_shared() ACQUIRE_SHARED();
-  void unlock_shared() RELEASE_SHARED();
+  void lock_shared() ACQUIRE_SHARED() {
+    detail::note_acquire(rank_);
+    uint32_t now = state_.load(std::memory_order_relaxed);
+    if (now == kWriter || !state_.compare_exchange_strong(now, now + 1, std::memory_order_acquire)) [[unlikely]] lock_shared_slow();
+  }
+  void unlock_shared() RELEASE_SHARED() {
+    detail::note_release(rank_);
+    if (state_.fetch_sub(1) == 1 && waiters_.load() != 0) [[unlikely]] wake_all();
+  }
 
  private:
+  void lock_shared_slow();
+  void wake_all();
   // 0 free, n readers, kWriter held by a writer. Waiters sleep on it as a futex.
   static constexpr uint32_t kWriter = 0x8000'0000;
   std::atomic<uint32_t> state_{0};

@@ -102,7 +102,7 @@ class Task final : public base::RefCounted, public vfs::OpContext {
   base::Result<void> write_if(P p, const V& v) { return user_memory().write_if(p, v); }
   template <typename P>
   auto read_array(P p, size_t n) { return user_memory().read_array(p, n); }
-  base::Result<std::string> read_path(memory::UserCString s) { return user_memory().read_cstring(s.addr, 4095); }
+  base::Result<std::string> read_path(memory::UserCString s) { return user_memory().read_cstring(s.addr, memory::UserPath::kMaxLength); }
 
   // RLIMIT_NOFILE applied.
   base::Result<abi::Fd> install_fd(base::RefPtr<vfs::FileDescription> file, bool close_on_exec);

@@ -83,6 +83,13 @@ class UserMemory {
   virtual base::Result<size_t> zero_out(abi::Addr dst, size_t n) = 0;
   // Up to `max` bytes without the terminating NUL; ENAMETOOLONG when there is none within max + 1 bytes.
   virtual base::Result<std::string> read_cstring(abi::Addr src, size_t max) = 0;
+  // The same into `dst`, which has no more room: how many bytes came before the NUL. The rest of `dst` may be written too.
+  virtual base::Result<size_t> read_cstring_into(std::span<char> dst, abi::Addr src) {
+    if (dst.empty()) return base::err(abi::Errno::kENAMETOOLONG);
+    const std::string text = TRY(read_cstring(src, dst.size() - 1));
+    std::memcpy(dst.data(), text.data(), text.size());
+    return text.size();
+  }
   // Calls f with host-addressable, pinned segments for up to `n` bytes at `addr`, faulting pages in first. f returns
   // how many bytes it used. Used for host I/O straight into guest pages. May hand over fewer bytes than n
   // (never 0 without an error); the caller loops.
@@ -128,6 +135,34 @@ class UserMemory {
     if (v.empty()) return {};
     return copy_out(p.addr(), v.data(), v.size_bytes());
   }
+};
+
+// The text of a path argument: those of usual length take no memory of their own.
+class UserPath {
+ public:
+  static constexpr size_t kMaxLength = 4095;  // PATH_MAX with the NUL
+  UserPath() = default;
+  UserPath(const UserPath&) = delete;
+  UserPath& operator=(const UserPath&) = delete;
+
+  // EFAULT, ENAMETOOLONG.
+  base::Result<void> read(UserMemory& memory, UserCString path) {
+    if (const base::Result<size_t> length = memory.read_cstring_into(short_, path.addr)) {
+      text_ = {short_.data(), *length};
+      return {};
+    } else if (length.error() != abi::Errno::kENAMETOOLONG) {
+      return base::err(length.error());
+    }
+    long_ = TRY(memory.read_cstring(path.addr, kMaxLength));
+    text_ = long_;
+    return {};
+  }
+  std::string_view text() const { return text_; }
+
+ private:
+  std::string_view text_;
+  std::string long_;
+  std::array<char, 192> short_;  // not initialised: only what was read of it is looked at
 };
 
 }  // namespace sentry::memory

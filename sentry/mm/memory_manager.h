@@ -113,6 +113,7 @@ class MemoryManager final : public base::RefCounted, public memory::UserMemory {
   base::Result<size_t> copy_out_partial(abi::Addr dst, const void* src, size_t n) override;
   base::Result<size_t> zero_out(abi::Addr dst, size_t n) override;
   base::Result<std::string> read_cstring(abi::Addr src, size_t max) override;
+  base::Result<size_t> read_cstring_into(std::span<char> dst, abi::Addr src) override;
   base::Result<size_t> with_segments(abi::Addr addr, size_t n, memory::Access access,
                                      base::FunctionRef<base::Result<size_t>(std::span<const memory::HostSegment>)> f) override;
   base::Result<uint32_t> load_u32(abi::Addr addr) override;

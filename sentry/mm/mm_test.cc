@@ -285,8 +285,17 @@ TEST_CASE("Strings stop at NUL, at the limit and at bad memory", "[mm]") {
   CHECK(*w.mm->read_cstring(Addr(a + 2 * kPage - 6), 100) == "hello");
   CHECK(*w.mm->read_cstring(Addr(a + 2 * kPage - 6), 5) == "hello");
   CHECK(w.mm->read_cstring(Addr(a + 2 * kPage - 6), 4).error() == kENAMETOOLONG);
+  char room[100];
+  CHECK(*w.mm->read_cstring_into(room, Addr(a + 2 * kPage - 6)) == 5);
+  CHECK(std::string_view(room, 5) == "hello");
+  CHECK(*w.mm->read_cstring_into(std::span(room).first(6), Addr(a + 2 * kPage - 6)) == 5);
+  CHECK(w.mm->read_cstring_into(std::span(room).first(5), Addr(a + 2 * kPage - 6)).error() == kENAMETOOLONG);
+  REQUIRE(w.mm->copy_out(Addr(a + kPage - 4), "across", 7));
+  CHECK(*w.mm->read_cstring_into(room, Addr(a + kPage - 4)) == 6);
+  CHECK(std::string_view(room, 6) == "across");
   REQUIRE(w.mm->copy_out(Addr(a + 2 * kPage - 1), "x", 1));
   CHECK(w.mm->read_cstring(Addr(a + 2 * kPage - 3), 100).error() == kEFAULT);
+  CHECK(w.mm->read_cstring_into(room, Addr(a + 2 * kPage - 3)).error() == kEFAULT);
   CHECK(w.mm->read_cstring(Addr(~uint64_t{0} - 2), 100).error() == kEFAULT);
   CHECK(w.mm->load_u32(Addr(a + 2)).error() == kEINVAL);
   uint32_t expected = 0;

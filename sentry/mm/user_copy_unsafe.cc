@@ -116,6 +116,22 @@ base::Result<std::string> MemoryManager::read_cstring(Addr src, size_t max) {
   return base::err(*done == max + 1 ? kENAMETOOLONG : kEFAULT);
 }
 
+base::Result<size_t> MemoryManager::read_cstring_into(std::span<char> dst, Addr src) {
+  size_t length = 0;
+  bool ended = false;
+  auto done = for_bytes(*impl_, src.value(), dst.size(), Impl::Want::kRead, [&](std::span<uint8_t> bytes, size_t at) {
+    // Copied first and searched after: the guest may change it in between.
+    memcpy(dst.data() + at, bytes.data(), bytes.size());
+    const size_t n = strnlen(dst.data() + at, bytes.size());
+    length = at + n;
+    ended = n != bytes.size();
+    return !ended;
+  });
+  if (!done) return base::err(done.error());
+  if (ended) return length;
+  return base::err(*done == dst.size() ? kENAMETOOLONG : kEFAULT);
+}
+
 base::Result<size_t> MemoryManager::with_segments(
     Addr addr, size_t n, Access access,
     base::FunctionRef<base::Result<size_t>(std::span<const HostSegment>)> f) {

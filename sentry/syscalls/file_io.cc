@@ -105,38 +105,44 @@ Result<std::vector<vfs::IoVec>> read_iovec(Task& task, Addr addr, uint64_t count
 namespace {
 
 struct AtPath {
-  std::string text;
+  memory::UserPath path;
   uint32_t lookup_flags = 0;
   bool is_descriptor = false;  // "" with AT_EMPTY_PATH: dirfd itself
+
+  std::string_view text() const { return path.text(); }
+  Result<void> read(Task& task, int32_t dirfd, UserCString user_path, uint32_t at_flags) {
+    if (!(at_flags & kAtSymlinkNofollow)) lookup_flags = vfs::kLookupFollow;
+    // Since 6.11 a null path means "" with AT_EMPTY_PATH.
+    if (!user_path.is_null() || !(at_flags & kAtEmptyPath)) TRY(path.read(task.user_memory(), user_path));
+    if (at_flags & kAtEmptyPath) lookup_flags |= vfs::kLookupEmptyPath;
+    if (text().starts_with('/')) lookup_flags |= vfs::kLookupStartIsRoot;
+    is_descriptor = (at_flags & kAtEmptyPath) != 0 && text().empty() && dirfd != kAtFdcwd;
+    return {};
+  }
 };
-Result<AtPath> read_at_path(Task& task, int32_t dirfd, UserCString path, uint32_t at_flags) {
-  AtPath at;
-  if (!(at_flags & kAtSymlinkNofollow)) at.lookup_flags = vfs::kLookupFollow;
-  // Since 6.11 a null path means "" with AT_EMPTY_PATH.
-  if (!path.is_null() || !(at_flags & kAtEmptyPath)) at.text = TRY(task.read_path(path));
-  if (at_flags & kAtEmptyPath) at.lookup_flags |= vfs::kLookupEmptyPath;
-  at.is_descriptor = (at_flags & kAtEmptyPath) != 0 && at.text.empty() && dirfd != kAtFdcwd;
-  return at;
-}
 
 }  // namespace
 
 Result<vfs::Path> lookup_at(Task& task, int32_t dirfd, UserCString user_path, uint32_t at_flags) {
-  const AtPath at = TRY(read_at_path(task, dirfd, user_path, at_flags));
+  AtPath at;
+  TRY(at.read(task, dirfd, user_path, at_flags));
   if (at.is_descriptor) return TRY(task.get_file(Fd(dirfd)))->path();
-  vfs::PathResult found = TRY(vfs::walk(task, TRY(start_of(task, dirfd, at.text)), at.text, at.lookup_flags));
+  const vfs::Path start = TRY(start_of(task, dirfd, at.text()));
+  vfs::PathResult found = TRY(vfs::walk(task, start, at.text(), at.lookup_flags));
   if (found.path.dentry->is_negative()) return err(kENOENT);
   return std::move(found.path);
 }
 
 Result<vfs::PathStat> stat_at(Task& task, int32_t dirfd, UserCString user_path, uint32_t at_flags) {
-  const AtPath at = TRY(read_at_path(task, dirfd, user_path, at_flags));
+  AtPath at;
+  TRY(at.read(task, dirfd, user_path, at_flags));
   if (at.is_descriptor) {
     const auto file = TRY(task.get_file(Fd(dirfd)));
     const vfs::Path& path = file->path();
-    return vfs::PathStat{TRY(path.inode().stat(task)), path.mount, path.dentry == path.mount->root()};
+    return vfs::PathStat{TRY(path.inode().stat(task)), path.mount->id(), path.dentry == path.mount->root()};
   }
-  return vfs::walk_stat(task, TRY(start_of(task, dirfd, at.text)), at.text, at.lookup_flags);
+  const vfs::Path start = TRY(start_of(task, dirfd, at.text()));
+  return vfs::walk_stat(task, start, at.text(), at.lookup_flags);
 }
 
 }  // namespace sentry::syscalls

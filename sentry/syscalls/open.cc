@@ -22,11 +22,14 @@ constexpr uint64_t kKnownOpenFlags = vfs::kO_ACCMODE | vfs::kO_CREAT | vfs::kO_E
 constexpr uint32_t kTmpfileBit = vfs::kO_TMPFILE & ~vfs::kO_DIRECTORY;
 
 Result<Fd> do_open(Task& task, int32_t dirfd, UserCString user_path, uint32_t flags, uint32_t mode, uint32_t lookup_flags) {
-  const std::string path = TRY(task.read_path(user_path));
+  memory::UserPath user;
+  TRY(user.read(task.user_memory(), user_path));
+  const std::string_view path = user.text();
   if (path.empty()) return err(kENOENT);
   // A scoped walk begins at dirfd even when the path is absolute: path_init() of fs/namei.c.
   const bool scoped = (lookup_flags & (vfs::kLookupInRoot | vfs::kLookupBeneath)) != 0;
-  const vfs::Path start = TRY(start_of(task, dirfd, scoped ? "." : std::string_view(path)));
+  const vfs::Path start = TRY(start_of(task, dirfd, scoped ? "." : path));
+  if (!scoped && path.front() == '/') lookup_flags |= vfs::kLookupStartIsRoot;
   auto file = TRY(vfs::open_at(task, start, path, flags, mode & 07777 & ~task.umask(), lookup_flags));
   return task.install_fd(std::move(file), (flags & vfs::kO_CLOEXEC) != 0);
 }

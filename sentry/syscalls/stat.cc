@@ -59,7 +59,7 @@ namespace {
 
 abi::StatxTimestamp statx_time(const vfs::TimeSpec& t) { return {t.sec, static_cast<uint32_t>(t.nsec)}; }
 
-abi::Statx to_statx(Task& task, const vfs::Stat& s, const vfs::Mount& mount, bool is_mount_root) {
+abi::Statx to_statx(Task& task, const vfs::Stat& s, uint64_t mount_id, bool is_mount_root) {
   constexpr uint64_t kAttrMountRoot = 0x2000;
   const auto& ns = *task.creds().user_ns;
   abi::Statx x;
@@ -85,7 +85,7 @@ abi::Statx to_statx(Task& task, const vfs::Stat& s, const vfs::Mount& mount, boo
   x.rdev_minor = s.rdev.minor;
   x.dev_major = s.device.major;
   x.dev_minor = s.device.minor;
-  x.mnt_id = mount.id();
+  x.mnt_id = mount_id;
   return x;
 }
 
@@ -96,7 +96,7 @@ Result<void> sys_statx(Task& task, int32_t dirfd, UserCString path, uint32_t fla
   if ((mask & kReserved) || (flags & kSyncType) == kSyncType) return err(kEINVAL);
   if (flags & ~(kAtSymlinkNofollow | kAtNoAutomount | kAtEmptyPath | kSyncType)) return err(kEINVAL);
   const vfs::PathStat found = TRY(stat_at(task, dirfd, path, flags));
-  return task.write(out, to_statx(task, found.stat, *found.mount, found.is_mount_root));
+  return task.write(out, to_statx(task, found.stat, found.mount_id, found.is_mount_root));
 }
 
 struct StatFs64 {
@@ -146,9 +146,13 @@ namespace {
 // access(2) asks with the real ids: a context whose file ids are those.
 Result<void> do_access(Task& task, int32_t dirfd, UserCString path, uint32_t mode, uint32_t flags) {
   if ((mode & ~7u) != 0 || (flags & ~(kAtSymlinkNofollow | kAtEaccess | kAtEmptyPath)) != 0) return err(kEINVAL);
-  const creds::CredPtr saved = task.credentials();
-  const bool swap = !(flags & kAtEaccess) && (saved->uid != saved->fsuid || saved->gid != saved->fsgid || saved->uid != saved->euid);
-  if (swap) task.override_credentials(creds::for_access(*saved));
+  const creds::Credentials& own = task.creds();
+  const bool swap = !(flags & kAtEaccess) && (own.uid != own.fsuid || own.gid != own.fsgid || own.uid != own.euid);
+  creds::CredPtr saved;
+  if (swap) {
+    saved = task.credentials();
+    task.override_credentials(creds::for_access(own));
+  }
   Result<void> result = [&]() -> Result<void> {
     const vfs::Path found = TRY(lookup_at(task, dirfd, path, flags & (kAtSymlinkNofollow | kAtEmptyPath)));
     if (mode == 0) return {};

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
+#include <cstring>
 #include <vector>
 
 namespace sentry::vfs {
@@ -16,9 +18,26 @@ constexpr size_t kNameMax = 255;
 // Names removed or moved, anywhere; raised before the name leaves the cache.
 std::atomic<uint64_t> removals{0};
 
+template <typename T>
+T load(const char* p) {
+  T value;
+  std::memcpy(&value, p, sizeof value);
+  return value;
+}
+
 uint32_t hash_name(std::string_view name) {
-  uint64_t h = 0xcbf29ce484222325;
-  for (unsigned char c : name) h = (h ^ c) * 0x100000001b3;
+  constexpr uint64_t kFactor = 0x9e3779b97f4a7c15;
+  const char* p = name.data();
+  size_t n = name.size();
+  uint64_t h = n, last = 0;
+  for (; n > 8; n -= 8, p += 8) h = (std::rotl(h, 23) ^ load<uint64_t>(p)) * kFactor;
+  // What is left in at most three reads that may overlap.
+  if (n >= 4) {
+    last = load<uint32_t>(p) | uint64_t{load<uint32_t>(p + n - 4)} << 32;
+  } else if (n != 0) {
+    last = load<uint8_t>(p) | uint64_t{load<uint8_t>(p + n / 2)} << 8 | uint64_t{load<uint8_t>(p + n - 1)} << 16;
+  }
+  h = (std::rotl(h, 23) ^ last) * kFactor;
   return static_cast<uint32_t>(h ^ (h >> 32));
 }
 

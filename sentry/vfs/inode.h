@@ -109,7 +109,11 @@ class Inode : public base::RefCounted {
   ~Inode() override;
 
   FileSystem& fs() const { return *fs_; }
-  uint32_t type() const { return owner().mode & abi::kS_IFMT; }
+  // Never changes, so that it is asked for once.
+  uint32_t type() const {
+    const uint32_t known = type_.load(std::memory_order_relaxed);
+    return known != 0 ? known : learn_type();
+  }
   bool is_dir() const { return type() == abi::kS_IFDIR; }
   bool is_regular() const { return type() == abi::kS_IFREG; }
   bool is_symlink() const { return type() == abi::kS_IFLNK; }
@@ -185,7 +189,9 @@ class Inode : public base::RefCounted {
   static constexpr base::Err err(abi::Errno e) { return base::Err(e); }
 
  private:
+  uint32_t learn_type() const;
   const base::RefPtr<FileSystem> fs_;
+  mutable std::atomic<uint32_t> type_{0};  // 0: not asked yet
   std::atomic<FileLocks*> locks_{nullptr};
   std::atomic<InotifyWatches*> watches_{nullptr};
 };

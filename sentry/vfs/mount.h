@@ -110,6 +110,7 @@ enum : uint32_t {
   kLookupNoSymlinks = 8,     // openat2 RESOLVE_NO_SYMLINKS
   kLookupBeneath = 16, kLookupInRoot = 32, kLookupNoXdev = 64, kLookupNoMagicLinks = 128,
   kLookupEmptyPath = 256,    // AT_EMPTY_PATH: "" is the start itself
+  kLookupStartIsRoot = 1024,  // the start is what OpContext::root() says, which need not be asked then
   kLookupCreate = 512,       // with kLookupParent: a trailing slash is an error unless the object is a directory
 };
 
@@ -126,7 +127,7 @@ base::Result<PathResult> walk(OpContext& ctx, const Path& start, std::string_vie
 // walk() and stat() of what was found; it is not cached for that alone.
 struct PathStat {
   Stat stat;
-  base::RefPtr<Mount> mount;
+  uint64_t mount_id = 0;
   bool is_mount_root = false;
 };
 base::Result<PathStat> walk_stat(OpContext& ctx, const Path& start, std::string_view path, uint32_t flags);

@@ -34,7 +34,41 @@ bool only_slashes(std::string_view s) { return s.find_first_not_of('/') == std::
 }  // namespace
 
 Walker::Walker(OpContext& ctx, const Path& start, uint32_t flags)
-    : ctx_(ctx), ns_(ctx.mount_namespace()), root_(flags & kLookupInRoot ? start : ctx.root()), start_(start), flags_(flags) {}
+    : ctx_(ctx), ns_(ctx.mount_namespace()), start_(start),
+      root_(flags & (kLookupInRoot | kLookupStartIsRoot) ? &start : nullptr), flags_(flags) {}
+
+const Path& Walker::root() {
+  if (!root_) {
+    own_root_ = ctx_.root();
+    root_ = &own_root_;
+  }
+  return *root_;
+}
+
+void Walker::stay_at(const Path& path) {
+  mount_ = path.mount.get();
+  dentry_ = path.dentry.get();
+  held_mount_.reset();
+  held_dentry_.reset();
+}
+
+void Walker::go_to(Path path) {
+  held_mount_ = std::move(path.mount);
+  held_dentry_ = std::move(path.dentry);
+  mount_ = held_mount_.get();
+  dentry_ = held_dentry_.get();
+}
+
+void Walker::step_to(base::RefPtr<Dentry> dentry) {
+  dentry_ = dentry.get();
+  held_dentry_ = std::move(dentry);
+}
+
+PathResult Walker::take_result() {
+  Path path{held_mount_ ? std::move(held_mount_) : base::RefPtr<Mount>(mount_),
+            held_dentry_ ? std::move(held_dentry_) : base::RefPtr<Dentry>(dentry_)};
+  return {std::move(path), std::move(last_), trailing_slash_};
+}
 
 base::Result<PathResult> Walker::run(std::string_view path) {
   if (path.size() >= kPathMax) return base::err(kENAMETOOLONG);
@@ -42,51 +76,72 @@ base::Result<PathResult> Walker::run(std::string_view path) {
     if (!(flags_ & kLookupEmptyPath)) return base::err(kENOENT);
     return PathResult{start_, "", false};
   }
-  current_ = start_;
-  return components(path);
+  stay_at(start_);
+  TRY(components(path));
+  return take_result();
+}
+
+base::Result<PathStat> Walker::stat(std::string_view path) {
+  if (path.size() >= kPathMax) return base::err(kENAMETOOLONG);
+  if (path.empty() && !(flags_ & kLookupEmptyPath)) return base::err(kENOENT);
+  stay_at(start_);
+  if (!path.empty()) TRY(components(path));
+  if (peeked_) return PathStat{std::move(*peeked_), mount_->id(), false};
+  if (dentry_->is_negative()) return base::err(kENOENT);
+  return PathStat{TRY(inode().stat(ctx_)), mount_->id(), dentry_ == mount_->root().get()};
 }
 
 base::Result<void> Walker::begin(std::string_view& path) {
   if (path.empty() || path.front() != '/') return {};
   if (flags_ & kLookupBeneath) return base::err(kEXDEV);
-  if ((flags_ & kLookupNoXdev) && current_.mount != root_.mount) return base::err(kEXDEV);
-  current_ = ns_.cross_mounts(root_);
+  const Path& root = this->root();
+  if ((flags_ & kLookupNoXdev) && mount_ != root.mount.get()) return base::err(kEXDEV);
+  if (root.dentry->is_mountpoint()) [[unlikely]] go_to(ns_.cross_mounts(root));
+  else stay_at(root);
   return {};
 }
 
-base::Result<PathResult> Walker::components(std::string_view path) {
+base::Result<void> Walker::components(std::string_view path) {
   TRY(begin(path));
-  bool trailing = false;
+  trailing_slash_ = false;
+  bool& trailing = trailing_slash_;
+  last_.clear();
   for (;;) {
     std::string_view rest = path;
     std::string_view name = next_component(rest);
     if (name.empty()) {
       // "/" or nothing left behind a link.
-      if ((flags_ & kLookupParent) && !trailing) return PathResult{current_, "/", false};
+      if ((flags_ & kLookupParent) && !trailing) {
+        last_ = "/";
+        return {};
+      }
       break;
     }
-    Inode& dir = current_.inode();
+    Inode& dir = inode();
     if (!dir.is_dir()) return base::err(kENOTDIR);
     TRY(dir.permission(ctx_, 1));
     const bool last = only_slashes(rest);
     trailing = last && !rest.empty();
-    if (last && (flags_ & kLookupParent)) return PathResult{current_, std::string(name), trailing};
+    if (last && (flags_ & kLookupParent)) {
+      last_ = name;
+      return {};
+    }
     const bool follow = !last || trailing || (flags_ & kLookupFollow) != 0;
     path = rest;
     TRY(step(name, rest, follow, path));
     if (last && path.empty()) break;
     if (last && only_slashes(path)) break;
   }
-  if ((trailing || (flags_ & kLookupDirectory)) && !current_.inode().is_dir()) return base::err(kENOTDIR);
-  return PathResult{std::move(current_), "", trailing};
+  if ((trailing || (flags_ & kLookupDirectory)) && !inode().is_dir()) return base::err(kENOTDIR);
+  return {};
 }
 
 // One component. `remaining` becomes what is to be walked next.
 base::Result<void> Walker::step(std::string_view name, std::string_view rest, bool follow_link, std::string_view& remaining) {
   if (name == ".") return {};
   if (name == "..") return step_up();
-  base::RefPtr<Dentry> child = current_.dentry->cached_child(name);
-  const bool check = current_.mount->fs().revalidates();
+  base::RefPtr<Dentry> child = dentry_->cached_child(name);
+  const bool check = mount_->fs().revalidates();
   if (only_stat_ && rest.empty() && (!child || check) && peek(child.get(), name, follow_link)) return {};
   if (child && check && validated_ == 0) validated_ = validate_ahead(child, name, rest);
   if (child && validated_ != 0) {
@@ -94,29 +149,29 @@ base::Result<void> Walker::step(std::string_view name, std::string_view rest, bo
   } else if (!child || check) {
     validated_ = 0;
     if (!child && !only_slashes(rest)) prefetch(name, rest);
-    child = TRY(current_.dentry->child(ctx_, name));
+    child = TRY(dentry_->child(ctx_, name));
   }
   Inode* inode = child->inode_ptr();
   if (!inode) return base::err(kENOENT);
   if (inode->is_symlink()) {
     if (!follow_link) {
-      current_.dentry = std::move(child);
+      step_to(std::move(child));
       return {};
     }
-    if (TRY(follow(*inode, *current_.mount, rest))) {
+    if (TRY(follow(*inode, *mount_, rest))) {
       remaining = buffer_;
       return begin(remaining);
     }
     return {};
   }
-  if (child->is_mountpoint()) [[unlikely]] return move_to(ns_.cross_mounts({current_.mount, std::move(child)}));
-  current_.dentry = std::move(child);
+  if (child->is_mountpoint()) [[unlikely]] return move_to(ns_.cross_mounts({base::RefPtr<Mount>(mount_), std::move(child)}));
+  step_to(std::move(child));
   return {};
 }
 
 bool Walker::peek(const Dentry* child, std::string_view name, bool follow_link) {
   if (child && child->is_mountpoint()) return false;
-  peeked_ = current_.inode().peek(ctx_, name);
+  peeked_ = inode().peek(ctx_, name);
   if (peeked_ && follow_link && (peeked_->mode & abi::kS_IFMT) == abi::kS_IFLNK) peeked_.reset();
   return peeked_.has_value();
 }
@@ -136,20 +191,20 @@ size_t Walker::validate_ahead(const base::RefPtr<Dentry>& child, std::string_vie
     if (!inodes[n - 1]->is_dir()) break;
     at = at->cached_child(name);
   }
-  return n < 2 ? 0 : current_.inode().revalidate_chain(ctx_, {names.data(), n}, {inodes.data(), n});
+  return n < 2 ? 0 : inode().revalidate_chain(ctx_, {names.data(), n}, {inodes.data(), n});
 }
 
 base::Result<void> Walker::move_to(Path next) {
-  if ((flags_ & kLookupNoXdev) && next.mount != current_.mount) return base::err(kEXDEV);
-  current_ = std::move(next);
+  if ((flags_ & kLookupNoXdev) && next.mount.get() != mount_) return base::err(kEXDEV);
+  go_to(std::move(next));
   return {};
 }
 
 base::Result<void> Walker::step_up() {
-  if ((flags_ & kScoped) && current_ == start_) return (flags_ & kLookupBeneath) ? base::Result<void>(base::err(kEXDEV)) : base::Result<void>();
-  Path at = current_;
+  if ((flags_ & kScoped) && is_at(start_)) return (flags_ & kLookupBeneath) ? base::Result<void>(base::err(kEXDEV)) : base::Result<void>();
+  Path at = here();
   for (;;) {
-    if (at == root_) return move_to(std::move(at));
+    if (at == root()) return move_to(std::move(at));
     if (at.dentry != at.mount->root()) break;
     Path up = ns_.mountpoint_of(*at.mount);
     if (!up.valid()) return move_to(std::move(at));
@@ -175,13 +230,13 @@ base::Result<bool> Walker::follow(Inode& link, const Mount& link_mount, std::str
 }
 
 base::Result<bool> Walker::follow_final(const Path& directory, const Path& link, std::string_view rest, PathResult& result) {
-  current_ = directory;
+  go_to(directory);
   if (!TRY(follow(link.inode(), *link.mount, rest))) {
-    result = {current_, "", !rest.empty()};
+    result = {here(), "", !rest.empty()};
     return true;
   }
-  std::string_view path = buffer_;
-  result = TRY(components(path));
+  TRY(components(buffer_));
+  result = take_result();
   return false;
 }
 
@@ -195,21 +250,16 @@ void Walker::prefetch(std::string_view name, std::string_view rest) {
   }
   if (n == 0) return;
   const uint64_t before = Dentry::tree_changes();
-  std::vector<base::RefPtr<Inode>> found = current_.inode().lookup_chain(ctx_, {names.data(), n});
+  std::vector<base::RefPtr<Inode>> found = inode().lookup_chain(ctx_, {names.data(), n});
   if (Dentry::tree_changes() != before) return;
-  base::RefPtr<Dentry> at = current_.dentry;
+  base::RefPtr<Dentry> at(dentry_);
   for (size_t i = 0; i < found.size() && i < n; ++i) at = at->insert_child(names[i], std::move(found[i]));
 }
 
 base::Result<PathStat> walk_stat(OpContext& ctx, const Path& start, std::string_view path, uint32_t flags) {
   Walker walker(ctx, start, flags);
   walker.only_stat();
-  PathResult found = TRY(walker.run(path));
-  if (walker.peeked()) return PathStat{*walker.peeked(), std::move(found.path.mount), false};
-  if (found.path.dentry->is_negative()) return base::err(kENOENT);
-  Stat stat = TRY(found.path.inode().stat(ctx));
-  const bool is_root = found.path.dentry == found.path.mount->root();
-  return PathStat{std::move(stat), std::move(found.path.mount), is_root};
+  return walker.stat(path);
 }
 
 base::Result<PathResult> walk(OpContext& ctx, const Path& start, std::string_view path, uint32_t flags) {

@@ -194,6 +194,7 @@ void GoferInode::grown_to(uint64_t size) {
     base::MutexLock lock(mu_);
     attr_.size = std::max(attr_.size, size);
     attr_.mode &= attr_.mode & 010 ? ~uint32_t{06000} : ~uint32_t{04000};  // what the host did to a set-id file
+    owner_.set(owner_locked());
     stale_ = true;
     cache = cache_;
   }
@@ -394,30 +395,30 @@ Result<void> GoferInode::write_pages(uint64_t offset, std::span<const uint8_t> s
 
 // Open files.
 
-GoferFile::GoferFile(vfs::Path path, uint32_t flags, GoferInode& inode)
-    : FileDescription(std::move(path), flags), file_(&inode) {}
+GoferFile::GoferFile(vfs::Path path, uint32_t flags)
+    : FileDescription(std::move(path), flags) {}
 
 GoferFile::~GoferFile() {
-  if (is_writable()) (void)file_->write_back();
-  file_->description_closed();
+  if (is_writable()) (void)file().write_back();
+  file().description_closed();
 }
 
-Result<size_t> GoferFile::pread(vfs::OpContext&, vfs::IoBuffer& dst, uint64_t offset) { return file_->read(dst, offset); }
+Result<size_t> GoferFile::pread(vfs::OpContext&, vfs::IoBuffer& dst, uint64_t offset) { return file().read(dst, offset); }
 
 Result<size_t> GoferFile::pwrite(vfs::OpContext& ctx, vfs::IoBuffer& src, uint64_t offset) {
-  return file_->write(ctx, src, offset);
+  return file().write(ctx, src, offset);
 }
 
-Result<void> GoferFile::fsync(vfs::OpContext&, bool data_only) { return file_->fsync(data_only); }
+Result<void> GoferFile::fsync(vfs::OpContext&, bool data_only) { return file().fsync(data_only); }
 
 Result<void> GoferFile::fallocate(vfs::OpContext& ctx, uint32_t mode, uint64_t offset, uint64_t length) {
-  return file_->fallocate(ctx, mode, offset, length);
+  return file().fallocate(ctx, mode, offset, length);
 }
 
-Result<RefPtr<memory::Mappable>> GoferFile::mappable(vfs::OpContext&) { return file_->mapping(); }
+Result<RefPtr<memory::Mappable>> GoferFile::mappable(vfs::OpContext&) { return file().mapping(); }
 
-GoferDirectory::GoferDirectory(vfs::Path path, uint32_t flags, GoferInode& inode)
-    : FileDescription(std::move(path), flags), dir_(&inode) {}
+GoferDirectory::GoferDirectory(vfs::Path path, uint32_t flags)
+    : FileDescription(std::move(path), flags) {}
 
 Result<void> GoferDirectory::readdir(vfs::OpContext& ctx, vfs::DirSink sink) {
   vfs::SleepGuard guard(ctx, offset_lock_);
@@ -428,7 +429,7 @@ Result<void> GoferDirectory::readdir(vfs::OpContext& ctx, vfs::DirSink sink) {
   }
   uint64_t at = offset();
   if (!listing || at == 0) {
-    listing = TRY(dir_->listing());
+    listing = TRY(dir().listing());
     base::MutexLock lock(mu_);
     listing_ = listing;
   }
@@ -438,12 +439,12 @@ Result<void> GoferDirectory::readdir(vfs::OpContext& ctx, vfs::DirSink sink) {
     if (at < 2) {
       info.name = at == 0 ? "." : "..";
       RefPtr<vfs::Dentry> parent = path().dentry->parent();
-      info.inode = at == 1 && parent ? TRY(parent->inode_ptr()->stat(ctx)).inode : dir_->number();
+      info.inode = at == 1 && parent ? TRY(parent->inode_ptr()->stat(ctx)).inode : dir().number();
       info.type = abi::kS_IFDIR >> 12;
     } else {
       const wire::PackedEntry e = listing->entry(at - 2);
       info.name = e.name;
-      info.inode = number_for(e.attr, dir_->gofer_fs().root_device());
+      info.inode = number_for(e.attr, dir().gofer_fs().root_device());
       info.type = static_cast<uint8_t>((e.attr.mode & abi::kS_IFMT) >> 12);
     }
     if (!sink(info)) break;
@@ -452,6 +453,6 @@ Result<void> GoferDirectory::readdir(vfs::OpContext& ctx, vfs::DirSink sink) {
   return {};
 }
 
-Result<void> GoferDirectory::fsync(vfs::OpContext&, bool data_only) { return dir_->fsync(data_only); }
+Result<void> GoferDirectory::fsync(vfs::OpContext&, bool data_only) { return dir().fsync(data_only); }
 
 }  // namespace sentry::fs::gofer

@@ -9,7 +9,7 @@ namespace sentry::fs::gofer {
 
 class GoferFile final : public vfs::FileDescription {
  public:
-  GoferFile(vfs::Path path, uint32_t flags, GoferInode& inode);
+  GoferFile(vfs::Path path, uint32_t flags);
   ~GoferFile() override;
   base::Result<size_t> pread(vfs::OpContext& ctx, vfs::IoBuffer& dst, uint64_t offset) override;
   base::Result<size_t> pwrite(vfs::OpContext& ctx, vfs::IoBuffer& src, uint64_t offset) override;
@@ -19,13 +19,13 @@ class GoferFile final : public vfs::FileDescription {
   base::Result<base::RefPtr<memory::Mappable>> mappable(vfs::OpContext& ctx) override;
 
  private:
-  const base::RefPtr<GoferInode> file_;
+  GoferInode& file() const { return static_cast<GoferInode&>(inode()); }
 };
 
 // A snapshot of the names, taken at the first read and again after a rewind.
 class GoferDirectory final : public vfs::FileDescription {
  public:
-  GoferDirectory(vfs::Path path, uint32_t flags, GoferInode& inode);
+  GoferDirectory(vfs::Path path, uint32_t flags);
   base::Result<size_t> pread(vfs::OpContext&, vfs::IoBuffer&, uint64_t) override { return base::err(abi::Errno::kEISDIR); }
   base::Result<size_t> read(vfs::OpContext&, vfs::IoBuffer&) override { return base::err(abi::Errno::kEISDIR); }
   base::Result<void> readdir(vfs::OpContext& ctx, vfs::DirSink sink) override;
@@ -33,7 +33,7 @@ class GoferDirectory final : public vfs::FileDescription {
   base::Result<void> fsync(vfs::OpContext& ctx, bool data_only) override;
 
  private:
-  const base::RefPtr<GoferInode> dir_;
+  GoferInode& dir() const { return static_cast<GoferInode&>(inode()); }
   base::Mutex mu_{base::LockRank::kLeaf};
   base::RefPtr<Listing> listing_ GUARDED_BY(mu_);
 };

@@ -69,7 +69,9 @@ uint64_t number_for(const wire::Attr& a, uint64_t root_device) {
 
 GoferInode::GoferInode(GoferFs& fs, const wire::Attr& attr, std::string link_target)
     : Inode(fs), key_{attr.device, attr.inode}, type_(attr.mode & abi::kS_IFMT),
-      number_(number_for(attr, fs.root_device())), link_target_(std::move(link_target)), attr_(attr) {}
+      number_(number_for(attr, fs.root_device())), link_target_(std::move(link_target)), attr_(attr) {
+  owner_.set({abi::KUid(attr.uid), abi::KGid(attr.gid), attr.mode});
+}
 
 GoferInode::~GoferInode() {
   (void)write_back();
@@ -87,8 +89,9 @@ GoferInode::~GoferInode() {
 }
 
 creds::InodeOwner GoferInode::owner() const {
+  if (const auto known = owner_.get()) return *known;
   base::MutexLock lock(mu_);
-  return {abi::KUid(attr_.uid), abi::KGid(attr_.gid), attr_.mode};
+  return owner_locked();
 }
 
 void GoferInode::update(const wire::Attr& attr) {
@@ -96,6 +99,7 @@ void GoferInode::update(const wire::Attr& attr) {
   {
     base::MutexLock lock(mu_);
     attr_ = attr;
+    owner_.set(owner_locked());
     stale_ = false;
     cache = cache_;
   }
@@ -208,17 +212,14 @@ Result<wire::Attr> GoferInode::fresh_attr(AskFor what) {
 }
 
 Result<vfs::Stat> GoferInode::stat(vfs::OpContext&) {
-  bool ask = gofer_fs().shared();
-  {
+  if (!gofer_fs().shared()) {
     base::MutexLock lock(mu_);
-    ask = ask || stale_;
+    if (!stale_) return to_stat(attr_, gofer_fs().device_of(attr_.device), number_);
   }
-  if (ask) {
-    auto fresh = fresh_attr(AskFor::kAll);
-    // Removed meanwhile, and nothing of it open: what was known last is all there is.
-    if (fresh) update(*fresh);
-    else if (fresh.error() != kESTALE) return err(fresh.error());
-  }
+  auto fresh = fresh_attr(AskFor::kAll);
+  // Removed meanwhile, and nothing of it open: what was known last is all there is.
+  if (fresh) update(*fresh);
+  else if (fresh.error() != kESTALE) return err(fresh.error());
   base::MutexLock lock(mu_);
   return to_stat(attr_, gofer_fs().device_of(attr_.device), number_);
 }
@@ -451,7 +452,7 @@ Result<std::string> GoferInode::readlink(vfs::OpContext&) {
 }
 
 Result<RefPtr<vfs::FileDescription>> GoferInode::open(vfs::OpContext&, const vfs::Path& path, uint32_t flags) {
-  if (type_ == abi::kS_IFDIR) return RefPtr<vfs::FileDescription>(base::make_ref<GoferDirectory>(path, flags, *this));
+  if (type_ == abi::kS_IFDIR) return RefPtr<vfs::FileDescription>(base::make_ref<GoferDirectory>(path, flags));
   if (type_ != abi::kS_IFREG) return err(kENXIO);
   const bool write = (flags & vfs::kO_ACCMODE) != vfs::kO_RDONLY;
   description_opened();
@@ -460,7 +461,7 @@ Result<RefPtr<vfs::FileDescription>> GoferInode::open(vfs::OpContext&, const vfs
     description_closed();
     return err(fd.error());
   }
-  return RefPtr<vfs::FileDescription>(base::make_ref<GoferFile>(path, flags, *this));
+  return RefPtr<vfs::FileDescription>(base::make_ref<GoferFile>(path, flags));
 }
 
 Result<std::string> GoferInode::get_xattr(vfs::OpContext&, std::string_view name) {

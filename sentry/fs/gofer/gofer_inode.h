@@ -28,6 +28,7 @@
 #include "sentry/memory/page_cache.h"
 #include "sentry/vfs/file_description.h"
 #include "sentry/vfs/inode.h"
+#include "sentry/vfs/published_owner.h"
 
 namespace sentry::fs::gofer {
 
@@ -240,6 +241,7 @@ class GoferInode final : public vfs::Inode, public memory::PageSource {
   void grown_to(uint64_t size);
   void directory_changed();
   void lost_name();
+  creds::InodeOwner owner_locked() const REQUIRES(mu_) { return {abi::KUid(attr_.uid), abi::KGid(attr_.gid), attr_.mode}; }
 
   const FileKey key_;
   const uint32_t type_;
@@ -249,6 +251,7 @@ class GoferInode final : public vfs::Inode, public memory::PageSource {
   std::atomic<int32_t> descriptions_{0};  // no lock: only says whether descriptors are worth keeping
   mutable base::Mutex mu_{base::LockRank::kInode};
   wire::Attr attr_ GUARDED_BY(mu_);
+  vfs::PublishedOwner owner_;  // of attr_
   bool stale_ GUARDED_BY(mu_) = false;  // attr_ is older than a change of ours: times and blocks
   std::vector<wire::FileId> ids_ GUARDED_BY(mu_);  // one for each name we know, the last one tried first
   base::RefPtr<GoferInode> parent_ GUARDED_BY(mu_);  // with name_: until there is an id

@@ -137,6 +137,7 @@ OverlayInode::OverlayInode(OverlayFs& fs, const vfs::CreateArgs& args, int64_t n
            .mtime = time,
            .ctime = time,
            .btime = time};
+  owner_.set({args.uid, args.gid, args.mode});
   if (type_ == abi::kS_IFREG) {
     data_ = base::make_ref<memory::PageCache>(fs.memory(), memory::MemoryKind::kTmpfs, nullptr, false);
   }
@@ -157,11 +158,10 @@ OverlayInode::~OverlayInode() {
 }
 
 creds::InodeOwner OverlayInode::owner() const {
-  {
-    base::MutexLock lock(mu_);
-    if (owned_) return {attr_.uid, attr_.gid, attr_.mode};
-  }
-  return lower_->owner();
+  if (!owned_.load(std::memory_order_acquire)) return lower_->owner();
+  if (const auto known = owner_.get()) return *known;
+  base::MutexLock lock(mu_);
+  return {attr_.uid, attr_.gid, attr_.mode};
 }
 
 // What is below is on our device, unless it is a host mount in the lower tree: that keeps its own.
@@ -171,17 +171,14 @@ vfs::Stat OverlayInode::stat_over(vfs::Stat s) const {
 }
 
 Result<vfs::Stat> OverlayInode::stat(vfs::OpContext& ctx) {
+  // Data of its own comes after attributes of its own.
+  if (!owned_.load(std::memory_order_acquire)) return stat_over(TRY(lower_->stat(ctx)));
   vfs::Stat s;
   RefPtr<memory::PageCache> data;
-  bool owned;
   {
     base::MutexLock lock(mu_);
-    owned = owned_;
     s = attr_;
     data = data_;
-  }
-  if (!owned) {
-    s = stat_over(TRY(lower_->stat(ctx)));
   }
   if (data) {
     s.size = data->size();
@@ -191,15 +188,15 @@ Result<vfs::Stat> OverlayInode::stat(vfs::OpContext& ctx) {
 }
 
 Result<void> OverlayInode::own(vfs::OpContext& ctx) {
-  {
-    base::MutexLock lock(mu_);
-    if (owned_) return {};
-  }
+  if (owned_.load(std::memory_order_acquire)) return {};
   vfs::Stat s = stat_over(TRY(lower_->stat(ctx)));
   {
     base::MutexLock lock(mu_);
-    if (!owned_) attr_ = s;
-    owned_ = true;
+    if (!owned_.load(std::memory_order_relaxed)) {
+      attr_ = s;
+      publish_owner_locked();
+      owned_.store(true, std::memory_order_release);
+    }
   }
   overlay_fs().pin(*this);
   return {};
@@ -213,6 +210,7 @@ Result<void> OverlayInode::set_attr(vfs::OpContext& ctx, const vfs::SetAttr& att
   if (attr.mode) attr_.mode = type_ | (*attr.mode & 07777);
   if (attr.uid) attr_.uid = *attr.uid;
   if (attr.gid) attr_.gid = *attr.gid;
+  if (attr.mode || attr.uid || attr.gid) publish_owner_locked();
   if (attr.atime) attr_.atime = *attr.atime;
   if (attr.mtime) attr_.mtime = *attr.mtime;
   attr_.ctime = now;
@@ -425,7 +423,12 @@ Result<void> OverlayInode::check_empty(vfs::OpContext& ctx) {
 }
 
 Result<RefPtr<vfs::FileDescription>> OverlayInode::open_lower(vfs::OpContext& ctx) {
-  vfs::Path path{nullptr, vfs::Dentry::create_root(lower_)};
+  vfs::Path path;
+  {
+    base::MutexLock lock(mu_);
+    if (!lower_dentry_) lower_dentry_ = vfs::Dentry::create_root(lower_);
+    path.dentry = lower_dentry_;
+  }
   return lower_->open(ctx, path, vfs::kO_RDONLY);
 }
 

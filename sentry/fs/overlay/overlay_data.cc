@@ -18,6 +18,7 @@ constexpr uint64_t page_up(uint64_t n) { return (n + abi::kPageSize - 1) & ~uint
 }  // namespace
 
 RefPtr<memory::PageCache> OverlayInode::data() const {
+  if (!owned_.load(std::memory_order_acquire)) return nullptr;  // attributes of its own come first
   base::MutexLock lock(mu_);
   return data_;
 }
@@ -159,7 +160,7 @@ Result<void> OverlayInode::fallocate(vfs::OpContext& ctx, uint32_t mode, uint64_
 }
 
 Result<RefPtr<vfs::FileDescription>> OverlayInode::open(vfs::OpContext& ctx, const vfs::Path& path, uint32_t flags) {
-  if (type_ == abi::kS_IFDIR) return RefPtr<vfs::FileDescription>(base::make_ref<OverlayDirectory>(path, flags, *this));
+  if (type_ == abi::kS_IFDIR) return RefPtr<vfs::FileDescription>(base::make_ref<OverlayDirectory>(path, flags));
   if (type_ != abi::kS_IFREG) return err(kENXIO);
   RefPtr<vfs::FileDescription> lower;
   if ((flags & vfs::kO_ACCMODE) != vfs::kO_RDONLY) {
@@ -167,29 +168,29 @@ Result<RefPtr<vfs::FileDescription>> OverlayInode::open(vfs::OpContext& ctx, con
   } else if (!data()) {
     lower = TRY(open_lower(ctx));
   }
-  return RefPtr<vfs::FileDescription>(base::make_ref<OverlayFile>(path, flags, *this, std::move(lower)));
+  return RefPtr<vfs::FileDescription>(base::make_ref<OverlayFile>(path, flags, std::move(lower)));
 }
 
 // Open files.
 
-OverlayFile::OverlayFile(vfs::Path path, uint32_t flags, OverlayInode& inode, RefPtr<vfs::FileDescription> lower)
-    : FileDescription(std::move(path), flags), file_(&inode), lower_(std::move(lower)) {}
+OverlayFile::OverlayFile(vfs::Path path, uint32_t flags, RefPtr<vfs::FileDescription> lower)
+    : FileDescription(std::move(path), flags), lower_(std::move(lower)) {}
 
 // Data of its own may have come after this was opened for reading: it is what counts then.
 Result<size_t> OverlayFile::pread(vfs::OpContext& ctx, vfs::IoBuffer& dst, uint64_t offset) {
-  if (RefPtr<memory::PageCache> data = file_->data()) return file_->read_data(ctx, *data, dst, offset);
+  if (RefPtr<memory::PageCache> data = file().data()) return file().read_data(ctx, *data, dst, offset);
   return lower_->pread(ctx, dst, offset);
 }
 
 Result<size_t> OverlayFile::pwrite(vfs::OpContext& ctx, vfs::IoBuffer& src, uint64_t offset) {
-  return file_->write_data(ctx, src, offset);
+  return file().write_data(ctx, src, offset);
 }
 
 Result<uint64_t> OverlayFile::seek(vfs::OpContext& ctx, int64_t offset, int32_t whence) {
   constexpr int32_t kSeekData = 3, kSeekHole = 4;
-  RefPtr<memory::PageCache> data = file_->data();
+  RefPtr<memory::PageCache> data = file().data();
   // What comes from below is taken for data without holes.
-  if ((whence != kSeekData && whence != kSeekHole) || !data || file_->has_lower()) {
+  if ((whence != kSeekData && whence != kSeekHole) || !data || file().has_lower()) {
     return FileDescription::seek(ctx, offset, whence);
   }
   if (offset < 0 || static_cast<uint64_t>(offset) >= data->size()) return err(kENXIO);
@@ -200,20 +201,20 @@ Result<uint64_t> OverlayFile::seek(vfs::OpContext& ctx, int64_t offset, int32_t 
 }
 
 Result<void> OverlayFile::fallocate(vfs::OpContext& ctx, uint32_t mode, uint64_t offset, uint64_t length) {
-  return file_->fallocate(ctx, mode, offset, length);
+  return file().fallocate(ctx, mode, offset, length);
 }
 
 Result<RefPtr<memory::Mappable>> OverlayFile::mappable(vfs::OpContext& ctx) {
-  if (RefPtr<memory::PageCache> data = file_->data()) return RefPtr<memory::Mappable>(data);
+  if (RefPtr<memory::PageCache> data = file().data()) return RefPtr<memory::Mappable>(data);
   return lower_->mappable(ctx);
 }
 
-OverlayDirectory::OverlayDirectory(vfs::Path path, uint32_t flags, OverlayInode& inode)
-    : FileDescription(std::move(path), flags), dir_(&inode) {}
+OverlayDirectory::OverlayDirectory(vfs::Path path, uint32_t flags)
+    : FileDescription(std::move(path), flags) {}
 
 uint64_t OverlayDirectory::number_of_parent(vfs::OpContext& ctx) {
   RefPtr<vfs::Dentry> parent = path().dentry->parent();
-  auto stat = (parent ? parent->inode_ptr() : dir_.get())->stat(ctx);
+  auto stat = (parent ? parent->inode_ptr() : &dir())->stat(ctx);
   return stat ? stat->inode : 0;
 }
 
@@ -234,8 +235,8 @@ Result<void> OverlayDirectory::readdir(vfs::OpContext& ctx, vfs::DirSink sink) {
   vfs::SleepGuard guard(ctx, offset_lock_);
   uint64_t at = offset();
   if (!listed_ || at == 0) {
-    below_ = dir_->is_as_below() ? TRY(dir_->open_lower(ctx)) : nullptr;
-    if (!below_) entries_ = TRY(dir_->list(ctx));
+    below_ = dir().is_as_below() ? TRY(dir().open_lower(ctx)) : nullptr;
+    if (!below_) entries_ = TRY(dir().list(ctx));
     listed_ = true;
   }
   if (below_) return list_below(ctx, sink);
@@ -244,7 +245,7 @@ Result<void> OverlayDirectory::readdir(vfs::OpContext& ctx, vfs::DirSink sink) {
     info.next_offset = at + 1;
     if (at < 2) {
       info.name = at == 0 ? "." : "..";
-      info.inode = at == 1 ? number_of_parent(ctx) : TRY(dir_->stat(ctx)).inode;
+      info.inode = at == 1 ? number_of_parent(ctx) : TRY(dir().stat(ctx)).inode;
       info.type = abi::kS_IFDIR >> 12;
     } else {
       const OverlayInode::Entry& e = entries_[at - 2];

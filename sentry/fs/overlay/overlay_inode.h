@@ -25,6 +25,7 @@
 #include "sentry/memory/page_cache.h"
 #include "sentry/vfs/file_description.h"
 #include "sentry/vfs/inode.h"
+#include "sentry/vfs/published_owner.h"
 
 namespace sentry::fs::overlay {
 
@@ -144,6 +145,7 @@ class OverlayInode final : public vfs::Inode, public memory::PageSource {
   void remove_name(std::string_view name);
   void touch_directory(int64_t now, int32_t links);
   void add_links(int64_t now, int32_t n);
+  void publish_owner_locked() REQUIRES(mu_) { owner_.set({attr_.uid, attr_.gid, attr_.mode}); }
   uint64_t lower_limit() const;
 
   OverlayFs& overlay_fs() const { return static_cast<OverlayFs&>(fs()); }
@@ -155,9 +157,11 @@ class OverlayInode final : public vfs::Inode, public memory::PageSource {
   bool is_root_ = false;  // immutable once reachable
   vfs::SleepLock write_lock_;
   mutable base::Mutex mu_{base::LockRank::kInode};
-  bool owned_ GUARDED_BY(mu_) = false;
+  std::atomic<bool> owned_{false};  // set once, with mu_ held; read without it: until then the lower inode tells
+  vfs::PublishedOwner owner_;       // of attr_, when owned_
   vfs::Stat attr_ GUARDED_BY(mu_);  // when owned_; its size only without data_
   Changes changes_ GUARDED_BY(mu_);
+  base::RefPtr<vfs::Dentry> lower_dentry_ GUARDED_BY(mu_);           // where the lower one is opened: made by the first open
   base::RefPtr<memory::PageCache> data_ GUARDED_BY(mu_);
   base::RefPtr<vfs::FileDescription> lower_file_ GUARDED_BY(mu_);    // where data_ reads what it lacks
   base::RefPtr<memory::Mappable> lower_pages_ GUARDED_BY(mu_);       // likewise, when lower_ has no page source
@@ -168,7 +172,7 @@ class OverlayInode final : public vfs::Inode, public memory::PageSource {
 
 class OverlayFile final : public vfs::FileDescription {
  public:
-  OverlayFile(vfs::Path path, uint32_t flags, OverlayInode& inode, base::RefPtr<vfs::FileDescription> lower);
+  OverlayFile(vfs::Path path, uint32_t flags, base::RefPtr<vfs::FileDescription> lower);
   base::Result<size_t> pread(vfs::OpContext& ctx, vfs::IoBuffer& dst, uint64_t offset) override;
   base::Result<size_t> pwrite(vfs::OpContext& ctx, vfs::IoBuffer& src, uint64_t offset) override;
   base::Result<uint64_t> seek(vfs::OpContext& ctx, int64_t offset, int32_t whence) override;
@@ -178,13 +182,13 @@ class OverlayFile final : public vfs::FileDescription {
   base::Result<base::RefPtr<memory::Mappable>> mappable(vfs::OpContext& ctx) override;
 
  private:
-  const base::RefPtr<OverlayInode> file_;
+  OverlayInode& file() const { return static_cast<OverlayInode&>(inode()); }
   const base::RefPtr<vfs::FileDescription> lower_;  // null when the file had data of its own at open
 };
 
 class OverlayDirectory final : public vfs::FileDescription {
  public:
-  OverlayDirectory(vfs::Path path, uint32_t flags, OverlayInode& inode);
+  OverlayDirectory(vfs::Path path, uint32_t flags);
   base::Result<size_t> pread(vfs::OpContext&, vfs::IoBuffer&, uint64_t) override { return base::err(abi::Errno::kEISDIR); }
   base::Result<size_t> read(vfs::OpContext&, vfs::IoBuffer&) override { return base::err(abi::Errno::kEISDIR); }
   base::Result<void> readdir(vfs::OpContext& ctx, vfs::DirSink sink) override;
@@ -192,7 +196,7 @@ class OverlayDirectory final : public vfs::FileDescription {
   base::Result<void> fsync(vfs::OpContext&, bool) override { return {}; }
 
  private:
-  const base::RefPtr<OverlayInode> dir_;
+  OverlayInode& dir() const { return static_cast<OverlayInode&>(inode()); }
   base::Result<void> list_below(vfs::OpContext& ctx, vfs::DirSink sink);
   uint64_t number_of_parent(vfs::OpContext& ctx);
 

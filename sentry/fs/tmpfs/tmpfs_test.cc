@@ -2,9 +2,12 @@
 // The VFS on tmpfs: walks, tree changes, files, mounts.
 #include "sentry/fs/tmpfs/tmpfs.h"
 
+#include <thread>
+
 #include <catch2/catch.hpp>
 
 #include "sentry/vfs/inotify.h"
+#include "sentry/vfs/published_owner.h"
 #include "sentry/vfs/test_context.h"
 
 namespace sentry::vfs {
@@ -89,6 +92,56 @@ TEST_CASE("walk follows links and counts them") {
   REQUIRE(parent);
   CHECK(parent->last == "new");
   CHECK(parent->trailing_slash);
+}
+
+TEST_CASE("the root of a walk is asked for when it is needed, unless the start is it") {
+  World w;
+  REQUIRE(w.mkdir("a"));
+  REQUIRE(w.mkdir("a/b"));
+  w.put("a/b/f");
+  w.put("f");
+  REQUIRE(symlink_at(w.ctx, w.root, "a/abs", "/f"));
+  const Path a = walk(w.ctx, w.root, "a", 0)->path, f = walk(w.ctx, w.root, "f", 0)->path;
+  CHECK(walk(w.ctx, a, "/f", 0)->path == f);
+  CHECK(walk(w.ctx, a, "abs", kLookupFollow)->path == f);
+  CHECK(walk(w.ctx, a, "../../../f", 0)->path == f);
+  CHECK(walk(w.ctx, w.root, "/a/abs", kLookupFollow | kLookupStartIsRoot)->path == f);
+  CHECK(walk(w.ctx, w.root, "/../a/../f", kLookupStartIsRoot)->path == f);
+  CHECK(walk(w.ctx, a, "/../b/../abs", kLookupInRoot)->path.dentry == walk(w.ctx, a, "abs", 0)->path.dentry);
+  CHECK(walk(w.ctx, a, "abs", kLookupInRoot | kLookupFollow).error() == kENOENT);
+  CHECK(walk(w.ctx, w.root, "/", kLookupStartIsRoot)->path == w.root);
+}
+
+TEST_CASE("names of every length are found") {
+  World w;
+  for (size_t n = 1; n <= 255; ++n) {
+    w.put(std::string(n, 'x'));
+    if (n > 1) w.put(std::string(n - 1, 'x') + "y");
+  }
+  for (size_t n = 1; n <= 255; ++n) {
+    CHECK(w.walk_error(std::string(n, 'x')) == abi::Errno{});
+    if (n > 1) CHECK(w.walk_error(std::string(n - 1, 'x') + "y") == abi::Errno{});
+    CHECK(w.walk_error(std::string(n - 1, 'x') + "z") == kENOENT);
+  }
+}
+
+TEST_CASE("an owner that is read beside changes is one that was set") {
+  PublishedOwner published;
+  CHECK(!published.get());
+  published.set({abi::KUid(1), abi::KGid(1), 1});
+  std::atomic<bool> done{false};
+  std::thread writer([&] {
+    for (uint32_t i = 2; i < 100'000; ++i) published.set({abi::KUid(i), abi::KGid(i), i});
+    done = true;
+  });
+  bool mixed = false;
+  while (!done) {
+    const auto o = published.get();
+    mixed = mixed || (o && (o->uid.value() != o->mode || o->gid.value() != o->mode));
+  }
+  writer.join();
+  CHECK(!mixed);
+  CHECK(published.get()->mode == 99'999);
 }
 
 TEST_CASE("permissions along a path and the sticky bit") {
