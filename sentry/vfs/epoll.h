@@ -63,7 +63,7 @@ class EpollFile final : public FileDescription {
   base::RefPtr<EpollItem> pop_ready(base::RefPtr<FileDescription>& target);
   enum class Back { kNot, kFirst, kLast };
   size_t begin_looking();
-  bool looked_locked(EpollItem& item, Back back);
+  bool looked_locked(EpollItem& item, Back back) REQUIRES(ready_mu_);
   static bool take_event_locked(EpollItem& item, PollMask ready, EpollEvent& out);
   static bool reaches(const EpollFile& from, const EpollFile& target, int depth);
   void detach_locked(EpollItem& item);
