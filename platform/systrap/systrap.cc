@@ -316,10 +316,11 @@ void SystrapPlatform::force(SystrapContext& context, EventKind kind) {
   ready_count_.fetch_add(1, std::memory_order_seq_cst);
 }
 
-void SystrapPlatform::find_kicks(SystrapContext& context, Kicks& kicks) {
+bool SystrapPlatform::find_kicks(SystrapContext& context, Kicks& kicks) {
   Slot& slot = *context.thread_.slot;
   const uint32_t made = __atomic_load_n(&slot.kicks_made, __ATOMIC_ACQUIRE);
-  if (made == context.kicks_seen_ || !kicks.has_room()) return;
+  if (made == context.kicks_seen_) return true;
+  if (!kicks.has_room()) return false;
   // A guest that claims more than there is room for loses what it overwrote.
   const uint32_t first = made - context.kicks_seen_ <= Slot::kKicks ? context.kicks_seen_ : made - Slot::kKicks;
   for (uint32_t i = first; i != made; ++i)
@@ -327,6 +328,7 @@ void SystrapPlatform::find_kicks(SystrapContext& context, Kicks& kicks) {
   context.kicks_told_.fetch_add(made - first, std::memory_order_relaxed);
   context.kicks_seen_ = made;
   __atomic_store_n(&slot.kicks_seen, made, __ATOMIC_RELEASE);
+  return true;
 }
 
 void SystrapPlatform::tell_kicks(const Kicks& kicks) {
@@ -341,6 +343,18 @@ void SystrapPlatform::tell_kicks(const Kicks& kicks) {
 size_t SystrapPlatform::poll(std::span<Context*> out) {
   discount_self();
   size_t n = 0;
+  // Who makes more kicks than there is room for delays those of others only until all had their turn.
+  for (size_t passes = 0; passes <= running() / Kicks::kContexts; ++passes) {
+    bool crowded = false;
+    n += poll_once(out.subspan(n), crowded);
+    if (!crowded || n == out.size()) break;
+  }
+  return n;
+}
+
+// `crowded`: some have kicks that there was no room for. They come first in the next pass, and run until then.
+size_t SystrapPlatform::poll_once(std::span<Context*> out, bool& crowded) {
+  size_t n = 0;
   Kicks kicks;
   SystrapContext* again[8];
   size_t again_count = 0;
@@ -353,10 +367,14 @@ size_t SystrapPlatform::poll(std::span<Context*> out) {
       context->phase_.store(SystrapContext::kStopped);
       out[n++] = context;
     }
+    size_t left = running_.size();
     for (size_t i = 0; i < running_.size() && n < out.size();) {
       SystrapContext* context = running_[i];
       uint32_t state = __atomic_load_n(&context->thread_.slot->state, __ATOMIC_ACQUIRE) & kOwnerMask;
-      find_kicks(*context, kicks);
+      if (!find_kicks(*context, kicks)) {
+        left = std::min(left, i++);
+        continue;
+      }
       bool dead = context->as_.process_->dead.load(std::memory_order_acquire);
       bool more = state == kEvent && context->continuation_ && !dead;
       if ((state != kEvent && !dead) || (more && again_count == std::size(again))) {
@@ -375,6 +393,8 @@ size_t SystrapPlatform::poll(std::span<Context*> out) {
       context->phase_.store(SystrapContext::kStopped);
       out[n++] = context;
     }
+    crowded = left < running_.size();
+    if (crowded) std::rotate(running_.begin(), running_.begin() + static_cast<ptrdiff_t>(left), running_.end());
   }
   if (kicks.count != 0) tell_kicks(kicks);
   for (size_t i = 0; i < again_count; ++i) {

@@ -206,11 +206,13 @@ class SystrapPlatform final : public Platform {
       SystrapContext* context;
       uint32_t fd;
     };
-    Kick kicks[32];
+    static constexpr size_t kContexts = 4;  // at least
+    Kick kicks[kContexts * Slot::kKicks];
     size_t count = 0;
     bool has_room() const { return count + Slot::kKicks <= std::size(kicks); }
   };
-  static void find_kicks(SystrapContext& context, Kicks& kicks);
+  static bool find_kicks(SystrapContext& context, Kicks& kicks);  // false: no room for its kicks
+  size_t poll_once(std::span<Context*> out, bool& crowded);
   void tell_kicks(const Kicks& kicks);
   // What resume() did: nothing that needs the guest (the context is ready), handed over, or only written the reply.
   enum class Begun : uint8_t { kForced, kHandedOver, kReplyWritten };

@@ -49,6 +49,7 @@ Result<Copies> copy_resources(Task& task, uint64_t flags) {
   Copies c;
   c.creds = task.credentials();
   if (flags & kCLONE_NEWUSER) c.creds = TRY(enter_new_user_namespace(*c.creds));
+  if (!(flags & kCLONE_FILES) || !(flags & kCLONE_VM)) task.fds().catch_up(task);
   if ((flags & kCLONE_FILES) && !(flags & kCLONE_VM)) task.fds().drop_view(FdTable::Again::kNever);
   c.fds = flags & kCLONE_FILES ? RefPtr<FdTable>(&task.fds()) : task.fds().fork();
   c.fs = flags & kCLONE_FS ? RefPtr<FsContext>(&task.fs()) : task.fs().fork();

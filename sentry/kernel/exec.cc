@@ -129,7 +129,9 @@ Result<void> exec_task(Task& task, ExecArgs args) {
   platform::Registers& regs = context->regs();
   regs.rip = program.entry.value();
   regs.rsp = program.stack_pointer.value();
-  if (!task.fds().is_shared()) task.fds().drop_view(FdTable::Again::kMaybe);
+  // Whoever looks at the table right now, through /proc: the old address space must end.
+  task.fds().catch_up(task);
+  task.fds().drop_view(FdTable::Again::kMaybe);
   task.priv().descriptors_foreign = false;
   switch_memory(task, program, std::move(context));
   close_on_exec(task);

@@ -44,7 +44,7 @@ bool FdTable::enter_view(mm::MemoryManager& mm, abi::Fd fd, FileDescription& fil
   base::MutexLock lock(mu_);
   const size_t i = index_of(fd);
   if (no_view_ || i >= entries_.size() || entries_[i].file.get() != &file) return false;
-  if (!view_) view_ = std::make_unique<DescriptorView>(RefPtr<mm::MemoryManager>(&mm));
+  if (!view_) view_ = std::make_unique<DescriptorView>(RefPtr<mm::MemoryManager>(&mm), *this);
   return view_->is_of(mm) && view_->enter(fd.value(), file, end);
 }
 
@@ -53,10 +53,20 @@ void FdTable::kick(abi::Fd fd) {
   if (view_) view_->kick(fd.value());
 }
 
+void FdTable::catch_up(vfs::OpContext& ctx) {
+  std::vector<RefPtr<FileDescription>> polls;
+  {
+    base::MutexLock lock(mu_);
+    if (view_) view_->polls(polls);
+  }
+  for (const RefPtr<FileDescription>& file : polls) file->catch_up(ctx);
+}
+
 void FdTable::drop_view(Again again) {
   std::unique_ptr<DescriptorView> gone;  // outside the lock: it may be the last user of the memory
   base::MutexLock lock(mu_);
   gone = std::move(view_);
+  if (gone) gone->clear();  // a file that is closed from now on is not told to it any more
   if (again == Again::kNever) no_view_ = true;
 }
 

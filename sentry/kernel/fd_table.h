@@ -59,6 +59,8 @@ class FdTable final : public base::RefCounted {
   bool enter_view(mm::MemoryManager& mm, abi::Fd fd, vfs::FileDescription& file, vfs::InPlaceEnd& end);
   // A stub wrote to a connection: who waits at its other end hears of it. Any thread; never the last user of a file.
   void kick(abi::Fd fd);
+  // Takes over what stubs did to instances of epoll: before others get these, or the view goes.
+  void catch_up(vfs::OpContext& ctx);
   // The address space goes away, or (for good) the table is used from several.
   enum class Again : uint8_t { kMaybe, kNever };
   void drop_view(Again again);

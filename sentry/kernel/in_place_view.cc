@@ -18,10 +18,10 @@ void clear_bit(uint64_t* bits, int32_t fd) {
 
 }  // namespace
 
-DescriptorView::DescriptorView(base::RefPtr<mm::MemoryManager> mm)
-    : InPlaceView(mm->platform_space().waiting_word()), mm_(std::move(mm)) {}
+DescriptorView::DescriptorView(base::RefPtr<mm::MemoryManager> mm, const FdTable& table)
+    : InPlaceView(mm->platform_space().waiting_word(), &table), mm_(std::move(mm)) {}
 
-DescriptorView::~DescriptorView() {
+void DescriptorView::clear() {
   base::MutexLock lock(vfs::in_place_mutex());
   while (!mapped_.empty()) drop(mapped_.begin());
 }
@@ -36,6 +36,7 @@ bool DescriptorView::enter(int32_t fd, vfs::FileDescription& file, vfs::InPlaceE
   base::RefPtr<vfs::InPlaceMemory> memory = file.in_place_memory();
   base::MutexLock lock(vfs::in_place_mutex());
   if (end.view()) return end.view() == this;
+  if (!end.admit_locked(*this)) return false;
   auto it = mapped_.find(fd);
   if (it != mapped_.end() && it->second.end != &end) {
     drop(it);
@@ -57,7 +58,7 @@ bool DescriptorView::enter(int32_t fd, vfs::FileDescription& file, vfs::InPlaceE
   in_place::DescriptorLocks* locks = space().descriptor_locks();
   end.enter_locked(*this, file, fd, it->second.block, locks);
   // Who adds a descriptor counts it and then looks whether the file is in a view.
-  if (file.descriptors() != 1) {
+  if (file.descriptors() != 1 || end.is_busy()) {
     end.leave_locked();
     return false;
   }
@@ -94,6 +95,13 @@ void DescriptorView::drop(std::map<int32_t, Mapped>::iterator it) {
   mapped_.erase(it);
 }
 
+// The table's lock is held, so each of them has a descriptor.
+void DescriptorView::polls(std::vector<base::RefPtr<vfs::FileDescription>>& out) {
+  base::MutexLock lock(vfs::in_place_mutex());
+  for (auto& [fd, mapped] : mapped_)
+    if (mapped.end->is_poll()) out.emplace_back(mapped.file);
+}
+
 void DescriptorView::changed() {
   for (auto& [fd, mapped] : mapped_)
     if (mapped.end->is_poll()) mapped.end->view_changed_locked();
@@ -112,8 +120,9 @@ void kick_descriptor(void* task, uint32_t fd) {
 
 void offer_in_place(Task& task, abi::Fd fd, vfs::FileDescription& file) {
   bool granted = false;
+  // A filter of the guest's holds for what its process could do in memory, too.
   const Task::Private& p = task.priv();
-  if (!p.descriptors_foreign && static_cast<uint32_t>(fd.value()) < in_place::kDescriptors &&
+  if (!p.descriptors_foreign && p.seccomp_mode.load() == 0 && static_cast<uint32_t>(fd.value()) < in_place::kDescriptors &&
       task.mm().platform_space().has_in_place_io() && file.descriptors() == 1) {
     if (base::Result<vfs::InPlaceEnd*> end = file.prepare_in_place(task))
       granted = task.fds().enter_view(task.mm(), fd, file, **end);

@@ -4,6 +4,7 @@
 
 #include <deque>
 #include <map>
+#include <vector>
 
 #include "abi/types/types.h"
 #include "sentry/mm/memory_manager.h"
@@ -12,12 +13,14 @@
 
 namespace sentry::kernel {
 
+class FdTable;
 class Task;
 
 class DescriptorView final : public vfs::InPlaceView {
  public:
-  explicit DescriptorView(base::RefPtr<mm::MemoryManager> mm);
-  ~DescriptorView();
+  DescriptorView(base::RefPtr<mm::MemoryManager> mm, const FdTable& table);
+  // With the table's lock; before the view goes.
+  void clear();
   bool is_of(const mm::MemoryManager& mm) const { return mm_.get() == &mm; }
 
   // With the table's lock. False: no room, or another descriptor has come.
@@ -26,6 +29,7 @@ class DescriptorView final : public vfs::InPlaceView {
   // The descriptor goes away, or gets another file.
   void forget(int32_t fd);
 
+  void polls(std::vector<base::RefPtr<vfs::FileDescription>>& out);  // instances of epoll in it
   void changed() override;
   void for_each(base::FunctionRef<void(int32_t, vfs::FileDescription&, vfs::InPlaceEnd&)> f) override;
   void show(int32_t fd, uint64_t word) override;

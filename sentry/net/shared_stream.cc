@@ -56,7 +56,22 @@ RefPtr<vfs::InPlaceMemory> SharedHandle::memory() const {
   return stream ? stream->memory() : nullptr;
 }
 
+void SharedStream::retire() {
+  if (retired_.exchange(true, std::memory_order_seq_cst)) return;
+  base::MutexLock lock(vfs::in_place_mutex());
+  for (End& end : ends_) end.show_locked();
+}
+
+void SharedHandle::retire() {
+  if (SharedStream* stream = stream_.load(std::memory_order_seq_cst)) stream->retire();
+}
+
+bool SharedStream::End::clean_locked() { return input_->clean() && output_->clean(); }
+
+bool SharedStream::End::is_busy() const { return input_->is_being_read() || output_->is_being_written(); }
+
 uint64_t SharedStream::End::word_locked() const {
+  if (is_retired()) return 0;
   const vfs::InPlaceView* reader = owner_->ends_[1 - index_].view();
   return in_place::kKindStream | (index_ ? in_place::kEnd : 0) | (file_->is_nonblocking() ? in_place::kNonBlocking : 0) |
          uint64_t{reader ? reader->waiting_word() : 0} << 32;

@@ -14,6 +14,9 @@ class SharedStream final : public base::RefCounted {
    public:
     bool is_poll() const override { return false; }
     uint64_t word_locked() const override;
+    bool is_retired() const override { return owner_->retired_.load(std::memory_order_seq_cst); }
+    bool clean_locked() override;
+    bool is_busy() const override;
     void moved_locked() override;
     void want_kicks_locked(bool on) override;
     void kick_locked() override;
@@ -34,6 +37,8 @@ class SharedStream final : public base::RefCounted {
   };
   static base::Result<base::RefPtr<SharedStream>> create(memory::MemoryFile& file, Side side0, Side side1);
   void forget_queue(uint32_t index);
+  // Stubs leave it to the sentry from now on, whatever the block says: each of them can write all of that.
+  void retire();
   End& end(uint32_t index) { return ends_[index]; }
   const base::RefPtr<vfs::InPlaceMemory>& memory() const { return memory_; }
 
@@ -41,6 +46,7 @@ class SharedStream final : public base::RefCounted {
   explicit SharedStream(base::RefPtr<vfs::InPlaceMemory> memory) : memory_(std::move(memory)) {}
   const base::RefPtr<vfs::InPlaceMemory> memory_;
   End ends_[2];
+  std::atomic<bool> retired_{false};  // from false to true once
 };
 
 // What each end of a connection keeps of the stream that it may share: nothing until it was shared once.
@@ -54,6 +60,7 @@ class SharedHandle {
   static base::Result<void> share(memory::MemoryFile& file, SharedHandle& a, SharedStream::Side side_a, SharedHandle& b,
                                   SharedStream::Side side_b);
 
+  void retire();
   bool is_shared() const { return stream_.load(std::memory_order_seq_cst) != nullptr; }
   vfs::InPlaceEnd* end() const;
   base::RefPtr<vfs::InPlaceMemory> memory() const;

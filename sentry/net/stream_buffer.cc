@@ -2,6 +2,7 @@
 #include "sentry/net/stream_buffer.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include <sched.h>
 
@@ -28,10 +29,12 @@ bool try_lock(uint8_t& lock) {
 }
 void unlock(uint8_t& lock) { __atomic_store_n(&lock, uint8_t{0}, __ATOMIC_RELEASE); }
 
+constexpr int kLooks = 100;
+
 // A lock that a stub may hold: for as long as a copy of one ring takes. One that is held for a second was never meant to be given
 // back; then it is taken away, and what its holder still does can only harm the holder's own connection.
 void lock_against_stub(vfs::OpContext& ctx, uint8_t& lock) {
-  constexpr int kLooks = 100, kNaps = 5000;
+  constexpr int kNaps = 5000;
   constexpr int64_t kNapNs = 200'000;
   for (int i = 0; i < kLooks + kNaps; ++i) {
     if (try_lock(lock)) return;
@@ -111,6 +114,34 @@ void StreamBuffer::settle(vfs::OpContext& ctx) {
   unlock(*lock);
 }
 
+void StreamBuffer::settle_briefly() {
+  uint8_t* lock = writer_lock_.load(std::memory_order_seq_cst);
+  if (!lock) return;
+  for (int i = 0; i < kLooks; ++i) {
+    if (try_lock(*lock)) return unlock(*lock);
+    __builtin_ia32_pause();
+  }
+}
+
+bool StreamBuffer::clean() {
+  Half* half = shared_.load(std::memory_order_acquire);
+  if (!half) return true;
+  if (putting_.exchange(true, std::memory_order_seq_cst)) return false;
+  uint8_t* lock = writer_lock_.load(std::memory_order_seq_cst);
+  const bool locked = !lock || try_lock(*lock);
+  if (locked) {
+    const uint64_t head = load(half->head), unread = head - platform::in_place::bytes_between(load(half->tail), head);
+    const uint64_t from = head > kBytesSize ? head - kBytesSize : 0;  // nothing else was ever written
+    (void)move_around(from, unread - from, kBytesSize, [&](uint64_t at, size_t n) -> Result<size_t> {
+      std::memset(shared_ring_ + at, 0, n);
+      return n;
+    });
+    if (lock) unlock(*lock);
+  }
+  putting_.store(false, std::memory_order_release);
+  return locked;
+}
+
 Result<size_t> StreamBuffer::put_shared(Half& half, vfs::IoBuffer& src) {
   const uint64_t head = load(half.head), used = head - load(half.tail);
   if (used >= kBytesSize) return size_t{0};
@@ -122,7 +153,7 @@ Result<size_t> StreamBuffer::put_shared(Half& half, vfs::IoBuffer& src) {
 
 // Nobody else may write into the shared ring from here to end_put(), nor take back kStreamBehind.
 void StreamBuffer::begin_put(vfs::OpContext& ctx) {
-  while (putting_.exchange(true, std::memory_order_acquire)) sched_yield();  // the reader, for an instant
+  while (putting_.exchange(true, std::memory_order_seq_cst)) sched_yield();  // the reader, for an instant
   writer_locked_ = writer_lock_.load(std::memory_order_seq_cst);
   if (writer_locked_) lock_against_stub(ctx, *writer_locked_);
 }
@@ -166,7 +197,7 @@ void StreamBuffer::publish() {
 
 // With nothing behind the shared ring any more, it may be written again; unless somebody writes right now, who sees to it.
 void StreamBuffer::take_back_behind(Half& half) {
-  if (putting_.exchange(true, std::memory_order_acquire)) return;
+  if (putting_.exchange(true, std::memory_order_seq_cst)) return;
   uint8_t* lock = writer_lock_.load(std::memory_order_seq_cst);
   if (!lock || try_lock(*lock)) {
     if (own_used() == 0) __atomic_fetch_and(&half.flags, ~kStreamBehind, __ATOMIC_SEQ_CST);
@@ -178,6 +209,7 @@ void StreamBuffer::take_back_behind(Half& half) {
 Result<StreamBuffer::Got> StreamBuffer::get(vfs::OpContext& ctx, vfs::IoBuffer& dst, size_t own_limit, Keep keep) {
   Half* half = shared_.load(std::memory_order_acquire);
   if (!half) return get_own(dst, own_limit, keep);
+  getting_.store(true, std::memory_order_seq_cst);
   uint8_t* lock = reader_lock_.load(std::memory_order_seq_cst);
   if (lock) lock_against_stub(ctx, *lock);
   const uint64_t tail = load(half->tail), used = platform::in_place::bytes_between(tail, load(half->head));
@@ -192,6 +224,7 @@ Result<StreamBuffer::Got> StreamBuffer::get(vfs::OpContext& ctx, vfs::IoBuffer& 
     result = get_own(dst, own_limit, keep);
   }
   if (lock) unlock(*lock);
+  getting_.store(false, std::memory_order_release);
   if (result && result->own && own_used() == 0) take_back_behind(*half);
   return result;
 }

@@ -56,6 +56,13 @@ class StreamBuffer {
   void set_odd();
   // After set_odd(): what a stub is writing right now has arrived when it returns. Without a put() under way.
   void settle(vfs::OpContext& ctx);
+  // The same when the writer's process is not the caller's, who waits for no lock that another process can keep.
+  void settle_briefly();
+  // Overwrites what was read already in the ring that stubs share. False: somebody writes right now.
+  bool clean();
+  // Of the shared ring, by the sentry, right now.
+  bool is_being_read() const { return getting_.load(std::memory_order_seq_cst); }
+  bool is_being_written() const { return putting_.load(std::memory_order_seq_cst); }
 
  private:
   static constexpr uint64_t kMask = kSize - 1;
@@ -81,7 +88,9 @@ class StreamBuffer {
   uint8_t* shared_ring_ = nullptr;      // set before shared_
   std::atomic<uint8_t*> writer_lock_{nullptr}, reader_lock_{nullptr};  // hostile
   uint8_t* writer_locked_ = nullptr;    // between put() and publish(): the one that is held
+  // These are set before the lock is looked at: who makes it another one looks at them then.
   std::atomic<bool> putting_{false};    // from put() to publish(), and while kStreamBehind is taken back
+  std::atomic<bool> getting_{false};    // in get()
 };
 
 }  // namespace sentry::net

@@ -134,7 +134,7 @@ void TcpEnd::HostEvents::notify(vfs::PollMask events) {
 void TcpEnd::look_at_host() {
   if (!(host_poll(fd_, kHostAlone) & kHostAlone)) return;
   ask_host_.store(true, std::memory_order_seq_cst);
-  leave_to_sentry(peer());
+  mark_odd(peer());  // called with a lock of the host's queue; what an end of the sandbox does, it tells itself
 }
 
 // --- how a pair is made ---
@@ -369,6 +369,7 @@ bool TcpEnd::has_odd_state() const {
 Result<vfs::InPlaceEnd*> TcpEnd::share(vfs::OpContext& ctx, memory::MemoryFile& memory) {
   TcpEnd* peer = this->peer();
   if (!peer || has_odd_state()) return err(kEOPNOTSUPP);
+  if (shared_.is_shared()) return shared_.end();  // without the peer's lock, under which it may wait for its own process
   TcpEnd& first = std::less<TcpEnd*>()(this, peer) ? *this : *peer;
   TcpEnd& second = &first == this ? *peer : *this;
   vfs::SleepGuard guard(ctx, first.write_lock_), other_guard(ctx, second.write_lock_);
@@ -379,10 +380,15 @@ Result<vfs::InPlaceEnd*> TcpEnd::share(vfs::OpContext& ctx, memory::MemoryFile& 
   return shared_.end();
 }
 
-void TcpEnd::leave_to_sentry(TcpEnd* peer) {
+void TcpEnd::mark_odd(TcpEnd* peer) {
   std::atomic_thread_fence(std::memory_order_seq_cst);
   input_.set_odd();
   if (peer) peer->input_.set_odd();
+}
+
+void TcpEnd::leave_to_sentry(TcpEnd* peer) {
+  mark_odd(peer);
+  shared_.retire();
 }
 
 void TcpEnd::kick_peer() {

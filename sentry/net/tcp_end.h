@@ -89,7 +89,9 @@ class TcpEnd final : public base::RefCounted {
   size_t bytes_on_host(const TcpEnd& from) const { return static_cast<size_t>(from.host_sent_ - host_received_); }
   bool all_arrived(const TcpEnd& from) const;
   bool has_odd_state() const;
-  void leave_to_sentry(TcpEnd* peer);  // something happened that stubs do not understand
+  // Something happened that stubs do not understand.
+  void leave_to_sentry(TcpEnd* peer);
+  void mark_odd(TcpEnd* peer);
   void take_from_host(vfs::OpContext& ctx, size_t bytes);
   void look_at_host();
   bool must_leave(const TcpEnd& peer, uint32_t flags) const;

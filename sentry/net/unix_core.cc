@@ -302,6 +302,7 @@ Result<RecvResult> UnixCore::receive_stream(vfs::OpContext& ctx, vfs::IoBuffer& 
 Result<vfs::InPlaceEnd*> UnixCore::share_stream(vfs::OpContext& ctx, memory::MemoryFile& memory) {
   RefPtr<UnixCore> other = peer();
   if (type_ != kSockStream || !other || has_odd_state() || other->has_odd_state()) return err(kEOPNOTSUPP);
+  if (shared_.is_shared()) return shared_.end();  // without the peer's lock, under which it may wait for its own process
   UnixCore *first = std::min(this, other.get()), *second = std::max(this, other.get());
   vfs::SleepGuard guard(ctx, first->write_lock_), other_guard(ctx, second->write_lock_);
   TRY(SharedHandle::share(memory, first->shared_, {first->input_, first->queue_}, second->shared_, {second->input_, second->queue_}));
@@ -318,6 +319,7 @@ bool UnixCore::has_odd_state() const {
 void UnixCore::leave_to_sentry() {
   input_.set_odd();
   if (UnixCore* other = stream_peer_.load(std::memory_order_acquire)) other->input_.set_odd();
+  shared_.retire();
 }
 
 void UnixCore::kick_peer() {
@@ -469,7 +471,7 @@ Result<void> UnixCore::shutdown(vfs::OpContext& ctx, int32_t how) {
   if (no_send) send_shut_.store(true, std::memory_order_release);
   leave_to_sentry();
   // What a stub is writing right now comes before the end.
-  input_.settle(ctx);
+  input_.settle_briefly();
   if (other && type_ == kSockStream) other->input_.settle(ctx);
   const vfs::PollMask all = vfs::kPollIn | vfs::kPollRdNorm | vfs::kPollOut | vfs::kPollHup | vfs::kPollRdHup;
   queue_.notify(all);

@@ -27,6 +27,12 @@ RefPtr<SeccompFilter> current_filter(Task& task) {
   return task.priv().seccomp.with([](auto& f) { return f; });
 }
 
+// From now on the process reads and writes with calls that the filter sees, and has no memory of connections mapped.
+void end_in_place(Task& task) {
+  task.fds().catch_up(task);
+  task.fds().drop_view(kernel::FdTable::Again::kNever);
+}
+
 // All threads of the process take the new chain: only if theirs is a prefix of ours, as Linux requires.
 Result<int32_t> synchronise(Task& task, const RefPtr<SeccompFilter>& old, const RefPtr<SeccompFilter>& next, bool esrch) {
   for (const RefPtr<Task>& t : task.thread_group().tasks()) {
@@ -48,6 +54,7 @@ Result<int32_t> set_filter(Task& task, uint32_t flags, Addr args) {
   std::vector<BpfInstruction> code = TRY(task.read_array(UserIn<BpfInstruction>(Addr(program.instructions)), program.length));
   const RefPtr<SeccompFilter> old = current_filter(task);
   RefPtr<SeccompFilter> next = TRY(SeccompFilter::create(std::move(code), old));
+  end_in_place(task);
   if (flags & kFlagTsync) return synchronise(task, old, next, (flags & kFlagTsyncEsrch) != 0);
   kernel::install_seccomp(task, std::move(next));
   return 0;
@@ -63,6 +70,7 @@ Result<int32_t> set_strict(Task& task) {
   }
   code.push_back({kReturn, 0, 0, kernel::kSeccompRetKillThread});
   if (current_filter(task)) return err(kEINVAL);
+  end_in_place(task);
   kernel::install_seccomp(task, TRY(SeccompFilter::create(std::move(code), nullptr)));
   task.priv().seccomp_mode.store(1);
   return 0;

@@ -41,7 +41,7 @@ class EpollItem final : public base::RefCounted, public Waiter {
   const int32_t fd_;
   EpollEvent event_;                        // guarded by the owner's ready_mu_
   bool is_for_sentry() const { return (event_.events & in_place::kPollSentryOnly) != 0; }
-  in_place::StreamHalf* incoming_ = nullptr;  // while mirrored
+  InPlaceEnd* end_ = nullptr;                 // while mirrored
   std::atomic<uint32_t> mask_{0};           // 0: one-shot that has fired; else the poll bits of event_
   bool mirrored_ = false;                   // guarded by the owner's ready_mu_
   base::ListHook ready_hook_;               // guarded by the owner's ready_mu_
@@ -65,9 +65,23 @@ struct EpollFile::Mirror {
     uint64_t word_locked() const override { return in_place::kKindPoll | uint64_t{view()->waiting_word()} << 32; }
     void moved_locked() override { stale.store(true); }
     void view_changed_locked() override { stale.store(true); }
+    // Into one view only: what the memory has is about the files of that one.
+    bool clean_locked() override { return std::exchange(is_fresh_, false); }
     std::atomic<bool> stale{false};  // items may have to be mirrored, or no longer
+
+   private:
+    bool is_fresh_ = true;
   };
   explicit Mirror(base::RefPtr<InPlaceMemory> m) : memory(std::move(m)), page(memory->poll()), by_fd(in_place::kDescriptors) {}
+  // A thread of the stub may be changing the page; not for long, unless it wants to harm itself. All epoll instances wait meanwhile.
+  void lock_page() {
+    uint32_t free = 0;
+    for (int i = 0; i < 1000 && !__atomic_compare_exchange_n(&page.lock, &free, 1, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED); ++i) {
+      free = 0;
+      __builtin_ia32_pause();
+    }
+  }
+  void unlock_page() { __atomic_store_n(&page.lock, 0u, __ATOMIC_RELEASE); }
   void forget(int32_t fd, uint64_t* bits) { __atomic_fetch_and(&bits[fd / 64], ~(uint64_t{1} << (fd % 64)), __ATOMIC_SEQ_CST); }
   void note(int32_t fd, uint64_t* bits) { __atomic_fetch_or(&bits[fd / 64], uint64_t{1} << (fd % 64), __ATOMIC_SEQ_CST); }
 
@@ -86,7 +100,7 @@ struct EpollFile::Mirror {
   std::vector<EpollItem*> by_fd;
   std::vector<int32_t> fds;  // that have one
   size_t next = 0;           // where the next search begins
-  bool listed_first = false;
+  std::atomic<bool> listed_first = false;
 };
 
 struct EpollFile::Ready {
@@ -283,10 +297,11 @@ size_t EpollFile::collect(OpContext& ctx, std::span<EpollEvent> out) {
   Mirror* m = mirror_.load(std::memory_order_acquire);
   if (!m) return collect_listed(out);
   catch_up(ctx);
-  m->listed_first = !m->listed_first;
-  size_t n = m->listed_first ? collect_listed(out) : 0;
+  const bool listed_first = !m->listed_first.load(std::memory_order_relaxed);
+  m->listed_first.store(listed_first, std::memory_order_relaxed);
+  size_t n = listed_first ? collect_listed(out) : 0;
   n += collect_mirrored(*m, out.subspan(n), Take::kYes);
-  if (!m->listed_first) n += collect_listed(out.subspan(n));
+  if (!listed_first) n += collect_listed(out.subspan(n));
   return n;
 }
 
@@ -386,8 +401,9 @@ void EpollFile::catch_up(OpContext& ctx) {
   if (m->end.stale.load(std::memory_order_relaxed) && m->end.stale.exchange(false)) rebuild(*m);
 }
 
-// What the stub has changed since.
+// What the stub has changed since. Its numbers are those of its own process.
 void EpollFile::take_over(OpContext& ctx, Mirror& m) {
+  if (!m.end.is_of(ctx.lock_owner())) return;
   for (size_t i = 0; i < kWords; ++i) {
     if (__atomic_load_n(&m.page.dirty[i], __ATOMIC_RELAXED) == 0) continue;
     uint64_t bits = __atomic_exchange_n(&m.page.dirty[i], uint64_t{0}, __ATOMIC_SEQ_CST);
@@ -420,21 +436,14 @@ void EpollFile::take_over(OpContext& ctx, Mirror& m) {
   }
 }
 
-// With the interest lock. The page has the event already when the stub put it there; else it gets it now.
+// With the interest lock and the page's. The page has the event already when the stub put it there; else it gets it now.
 void EpollFile::mirror_item(Mirror& m, EpollItem& item, FileDescription& target) {
   base::MutexLock lock(ready_mu_);
-  // A thread of the stub may be changing it; not for long, unless it wants to harm itself.
-  uint32_t free = 0;
-  for (int i = 0; i < 1000 && !__atomic_compare_exchange_n(&m.page.lock, &free, 1, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED); ++i) {
-    free = 0;
-    __builtin_ia32_pause();
-  }
   const bool newer = item.mirrored_ && (__atomic_load_n(&m.page.dirty[item.fd_ / 64], __ATOMIC_SEQ_CST) >> (item.fd_ % 64) & 1) != 0;
   if (!newer) m.publish(item.fd_, item.event_);
-  __atomic_store_n(&m.page.lock, 0u, __ATOMIC_RELEASE);
   if (item.mirrored_) return;
   item.mirrored_ = true;
-  item.incoming_ = target.in_place_end()->incoming_half();
+  item.end_ = target.in_place_end();
   m.by_fd[static_cast<size_t>(item.fd_)] = &item;
   m.fds.push_back(item.fd_);
   if (!item.ready_hook_.linked()) return;
@@ -454,8 +463,9 @@ void EpollFile::unmirror_item(Mirror& m, EpollItem& item) {
 // Mirrors the items whose file is in the same view, and no others.
 void EpollFile::rebuild(Mirror& m) {
   uint64_t known[kWords] = {};
-  std::vector<base::RefPtr<EpollItem>> left;
+  std::vector<base::RefPtr<EpollItem>> stay, left;
   base::MutexLock interest(interest_mutex());
+  m.lock_page();
   {
     base::MutexLock in_place(in_place_mutex());
     if (InPlaceView* view = m.end.view()) {
@@ -467,23 +477,42 @@ void EpollFile::rebuild(Mirror& m) {
         const bool alone = !watchers || !watchers->list.front() ||
                            (it != items_.end() && watchers->list.front() == it->second.get() && !watchers->list.next(*it->second));
         if (alone && !(file.status_flags() & kO_ASYNC)) end.want_kicks_locked(false);
-        if (it != items_.end()) mirror_item(m, *it->second, file);
+        if (it != items_.end()) {
+          // The number may have been another file's, whose item is there still.
+          if (EpollItem* before = m.by_fd[static_cast<size_t>(fd)]; before && before != it->second.get()) {
+            left.emplace_back(before);
+            unmirror_item(m, *before);
+          }
+          mirror_item(m, *it->second, file);
+          stay.push_back(it->second);
+        }
         known[fd / 64] |= uint64_t{1} << (fd % 64);
       });
     }
   }
+  for (const base::RefPtr<EpollItem>& item : unmirror_others(m, stay)) left.push_back(item);
+  for (size_t i = 0; i < kWords; ++i) __atomic_store_n(&m.page.known[i], known[i], __ATOMIC_SEQ_CST);
+  m.unlock_page();
+  base::MutexLock lock(ready_mu_);
+  for (const base::RefPtr<EpollItem>& item : left)
+    if (item->target_ && item->mask_.load() != 0) link_locked(*item, false);  // collect() finds out whether it is ready
+}
+
+// Those that are not in `stay`.
+std::vector<base::RefPtr<EpollItem>> EpollFile::unmirror_others(Mirror& m, std::span<const base::RefPtr<EpollItem>> stay) {
+  std::vector<base::RefPtr<EpollItem>> left;
+  std::array<bool, in_place::kDescriptors> stays{};
+  for (const base::RefPtr<EpollItem>& item : stay) stays[static_cast<size_t>(item->fd_)] = true;
   {
     base::MutexLock lock(ready_mu_);
     for (int32_t fd : m.fds)
-      if (!(known[fd / 64] >> (fd % 64) & 1)) left.emplace_back(m.by_fd[static_cast<size_t>(fd)]);
+      if (!stays[static_cast<size_t>(fd)]) left.emplace_back(m.by_fd[static_cast<size_t>(fd)]);
   }
-  for (size_t i = 0; i < kWords; ++i) __atomic_store_n(&m.page.known[i], known[i], __ATOMIC_SEQ_CST);
   for (const base::RefPtr<EpollItem>& item : left) {
     m.forget(item->fd_, m.page.registered);
     unmirror_item(m, *item);
-    base::MutexLock lock(ready_mu_);
-    if (item->target_ && item->mask_.load() != 0) link_locked(*item, false);  // collect() finds out whether it is ready
   }
+  return left;
 }
 
 // The next mirrored item, `at` places after the last one that gave an event, that may have something to tell. Null: none any more.
@@ -492,9 +521,11 @@ base::RefPtr<EpollItem> EpollFile::next_mirrored(Mirror& m, size_t& at, Take tak
   while (at < m.fds.size()) {
     const int32_t fd = m.fds[(m.next + at++) % m.fds.size()];
     EpollItem& item = *m.by_fd[static_cast<size_t>(fd)];
-    const in_place::StreamHalf& half = *item.incoming_;
+    const in_place::StreamHalf& half = *item.end_->incoming_half();
     const uint64_t head = __atomic_load_n(&half.head, __ATOMIC_ACQUIRE);
-    const bool quiet = __atomic_load_n(&half.tail, __ATOMIC_ACQUIRE) == head && __atomic_load_n(&half.flags, __ATOMIC_ACQUIRE) == 0;
+    // The other end's process can hide the flags, but not that it has gone.
+    const bool quiet = __atomic_load_n(&half.tail, __ATOMIC_ACQUIRE) == head && __atomic_load_n(&half.flags, __ATOMIC_ACQUIRE) == 0 &&
+                       !item.end_->is_retired();
     const uint32_t mask = item.mask_.load(std::memory_order_relaxed);
     if (!item.target_ || mask == 0 || (quiet && !(mask & kPollOut))) continue;
     if (item.event_.events & kEpollEdge) {

@@ -18,6 +18,21 @@ base::Result<base::RefPtr<InPlaceMemory>> InPlaceMemory::create(memory::MemoryFi
   return base::RefPtr<InPlaceMemory>::adopt(new InPlaceMemory(file, range));
 }
 
+namespace {
+std::atomic<uint64_t> views{0};
+}
+
+InPlaceView::InPlaceView(uint32_t waiting_word, const void* table)
+    : waiting_word_(waiting_word), table_(table), number_(views.fetch_add(1) + 1) {}
+
+bool InPlaceEnd::admit_locked(const InPlaceView& view) {
+  if (last_view_ == view.number()) return true;
+  if (!clean_locked()) return false;
+  last_view_ = view.number();
+  table_.store(view.table(), std::memory_order_seq_cst);
+  return true;
+}
+
 void InPlaceEnd::enter_locked(InPlaceView& view, FileDescription& file, int32_t fd, uint32_t block, in_place::DescriptorLocks* locks) {
   file_ = &file;
   fd_ = fd;
@@ -46,6 +61,8 @@ void InPlaceEnd::leave_locked() {
 
 void InPlaceEnd::forget_locks_locked() {
   locks_ = nullptr;
+  table_.store(nullptr, std::memory_order_seq_cst);
+  last_view_ = 0;
   moved_locked();
 }
 

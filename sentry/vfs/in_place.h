@@ -53,16 +53,20 @@ class InPlaceView {
   // An end came or left: instances of epoll in the view must look at what they mirror. With in_place_mutex() held, as the rest.
   virtual void changed() = 0;
   uint32_t waiting_word() const { return waiting_word_; }
+  uint64_t number() const { return number_; }  // of this view and no later one
+  const void* table() const { return table_; }  // OpContext::lock_owner() of its tasks
   // The file stays while the end is in the view.
   virtual void for_each(base::FunctionRef<void(int32_t fd, FileDescription& file, InPlaceEnd& end)> f) = 0;
   virtual void show(int32_t fd, uint64_t word) = 0;  // what the stub knows of the descriptor
 
  protected:
-  explicit InPlaceView(uint32_t waiting_word) : waiting_word_(waiting_word) {}
+  InPlaceView(uint32_t waiting_word, const void* table);
   ~InPlaceView() = default;
 
  private:
   const uint32_t waiting_word_;
+  const void* const table_;
+  const uint64_t number_;
 };
 
 class InPlaceEnd {
@@ -72,20 +76,32 @@ class InPlaceEnd {
   virtual void kick_locked() {}                                         // of a connection: a stub wrote
   virtual void view_changed_locked() {}                                 // of an epoll instance
   virtual in_place::StreamHalf* incoming_half() { return nullptr; }     // of a connection
-  // What the stub is to know of the descriptor, without the block.
+  virtual bool is_retired() const { return false; }                     // of a connection: the sentry's alone, for good
+  // What the stub is to know of the descriptor, without the block; 0: nothing.
   virtual uint64_t word_locked() const = 0;
+  // A process that was not there before comes to see the memory: what was read and written earlier must not be in it any more.
+  // False: not now, or never.
+  virtual bool clean_locked() { return true; }
+  // The sentry began to read or write before the end came into its view: it holds none of the locks.
+  virtual bool is_busy() const { return false; }
   // The end came into a view or left it.
   virtual void moved_locked() {}
   // Every change that a stub makes must be told: somebody may wait of whom the waiting word says nothing.
   virtual void want_kicks_locked(bool on) { (void)on; }
 
+  // Whether what stubs wrote is the word of this context's process.
+  bool is_of(const void* table) const { return table_.load(std::memory_order_seq_cst) == table; }
   InPlaceView* view() const { return view_.load(std::memory_order_seq_cst); }
   // Its descriptor, while it is in a view.
   int32_t fd() const { return fd_; }
   void show_locked() {
-    if (InPlaceView* v = view()) v->show(fd_, word_locked() | uint64_t{block_} << 8);
+    InPlaceView* v = view();
+    const uint64_t word = v ? word_locked() : 0;
+    if (v) v->show(fd_, word == 0 ? 0 : word | uint64_t{block_} << 8);
   }
-  // By the view. `locks` stay while a call may still be under way.
+  // By the view: whether the end may come in, asked before the memory is mapped.
+  bool admit_locked(const InPlaceView& view);
+  // `locks` stay while a call may still be under way.
   void enter_locked(InPlaceView& view, FileDescription& file, int32_t fd, uint32_t block, in_place::DescriptorLocks* locks);
   void leave_locked();
   void forget_locks_locked();
@@ -98,6 +114,8 @@ class InPlaceEnd {
 
  private:
   std::atomic<InPlaceView*> view_{nullptr};
+  std::atomic<const void*> table_{nullptr};  // of the view that it is in or may come back to
+  uint64_t last_view_ = 0;                   // number of that one
   uint32_t block_ = 0;
 };
 
