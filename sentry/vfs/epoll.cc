@@ -442,6 +442,11 @@ void EpollFile::mirror_item(Mirror& m, EpollItem& item, FileDescription& target)
   const bool newer = item.mirrored_ && (__atomic_load_n(&m.page.dirty[item.fd_ / 64], __ATOMIC_SEQ_CST) >> (item.fd_ % 64) & 1) != 0;
   if (!newer) m.publish(item.fd_, item.event_);
   if (item.mirrored_) return;
+  // The number may have been that of another file, which other descriptors keep: that one's item is the sentry's again.
+  if (EpollItem* former = m.by_fd[static_cast<size_t>(item.fd_)]) {
+    unmirror_locked(m, *former);
+    if (former->target_ && former->mask_.load() != 0) link_locked(*former, false);
+  }
   item.mirrored_ = true;
   item.end_ = target.in_place_end();
   m.by_fd[static_cast<size_t>(item.fd_)] = &item;
@@ -454,6 +459,10 @@ void EpollFile::mirror_item(Mirror& m, EpollItem& item, FileDescription& target)
 
 void EpollFile::unmirror_item(Mirror& m, EpollItem& item) {
   base::MutexLock lock(ready_mu_);
+  unmirror_locked(m, item);
+}
+
+void EpollFile::unmirror_locked(Mirror& m, EpollItem& item) {
   if (!item.mirrored_) return;
   item.mirrored_ = false;
   m.by_fd[static_cast<size_t>(item.fd_)] = nullptr;

@@ -75,6 +75,7 @@ class EpollFile final : public FileDescription {
   void rebuild(Mirror& mirror);
   void mirror_item(Mirror& mirror, EpollItem& item, FileDescription& target);
   void unmirror_item(Mirror& mirror, EpollItem& item);
+  void unmirror_locked(Mirror& mirror, EpollItem& item) REQUIRES(ready_mu_);
   std::vector<base::RefPtr<EpollItem>> unmirror_others(Mirror& mirror, std::span<const base::RefPtr<EpollItem>> stay);
   enum class Take : uint8_t { kNo, kYes };
   base::RefPtr<EpollItem> next_mirrored(Mirror& mirror, size_t& at, Take take, base::RefPtr<FileDescription>& target);
