@@ -76,6 +76,9 @@ struct PollBlock {
   uint64_t dirty[kDescriptors / 64];       // changed by the stub since the sentry looked
   PollEntry entries[kDescriptors];
 };
+inline bool test_bit(const uint64_t* bits, uint32_t fd) { return __atomic_load_n(&bits[fd / 64], __ATOMIC_SEQ_CST) >> (fd % 64) & 1; }
+inline void set_bit(uint64_t* bits, uint32_t fd) { __atomic_fetch_or(&bits[fd / 64], uint64_t{1} << (fd % 64), __ATOMIC_SEQ_CST); }
+inline void clear_bit(uint64_t* bits, uint32_t fd) { __atomic_fetch_and(&bits[fd / 64], ~(uint64_t{1} << (fd % 64)), __ATOMIC_SEQ_CST); }
 inline constexpr uint64_t kPollBlockSize = 0x7000;
 static_assert(sizeof(PollBlock) <= kPollBlockSize && kStreamBlockSize <= kBlockSize);
 

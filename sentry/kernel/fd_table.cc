@@ -50,7 +50,11 @@ bool FdTable::enter_view(mm::MemoryManager& mm, abi::Fd fd, FileDescription& fil
 
 void FdTable::kick(abi::Fd fd) {
   base::MutexLock lock(mu_);
-  if (view_) view_->kick(fd.value());
+  const size_t i = index_of(fd);
+  vfs::InPlaceEnd* end = i < entries_.size() && entries_[i].file ? entries_[i].file->in_place_end() : nullptr;
+  if (!end) return;
+  base::MutexLock in_place(vfs::in_place_mutex());
+  end->kick_locked();
 }
 
 void FdTable::catch_up(vfs::OpContext& ctx) {

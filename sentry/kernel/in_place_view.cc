@@ -12,10 +12,6 @@ namespace {
 // Searching goes through all of them; and each is memory.
 constexpr size_t kMaxStreams = 256, kMaxPolls = 16;
 
-void clear_bit(uint64_t* bits, int32_t fd) {
-  __atomic_fetch_and(&bits[fd / 64], ~(uint64_t{1} << (fd % 64)), __ATOMIC_SEQ_CST);
-}
-
 }  // namespace
 
 DescriptorView::DescriptorView(base::RefPtr<mm::MemoryManager> mm, const FdTable& table)
@@ -33,7 +29,7 @@ bool DescriptorView::make_room(bool is_poll) const {
 }
 
 bool DescriptorView::enter(int32_t fd, vfs::FileDescription& file, vfs::InPlaceEnd& end) {
-  base::RefPtr<vfs::InPlaceMemory> memory = file.in_place_memory();
+  base::RefPtr<vfs::InPlaceMemory> memory(end.memory());
   base::MutexLock lock(vfs::in_place_mutex());
   if (end.view()) return end.view() == this;
   if (!end.admit_locked(*this)) return false;
@@ -75,16 +71,11 @@ void DescriptorView::forget(int32_t fd) {
   for (auto& [number, mapped] : mapped_) {
     if (!mapped.end->is_poll()) continue;
     in_place::PollBlock& poll = mapped.memory->poll();
-    clear_bit(poll.known, fd);
-    clear_bit(poll.registered, fd);
-    clear_bit(poll.dirty, fd);
+    in_place::clear_bit(poll.known, static_cast<uint32_t>(fd));
+    in_place::clear_bit(poll.registered, static_cast<uint32_t>(fd));
+    in_place::clear_bit(poll.dirty, static_cast<uint32_t>(fd));
   }
   drop(it);
-}
-
-void DescriptorView::kick(int32_t fd) {
-  base::MutexLock lock(vfs::in_place_mutex());
-  if (auto it = mapped_.find(fd); it != mapped_.end()) it->second.end->kick_locked();
 }
 
 void DescriptorView::drop(std::map<int32_t, Mapped>::iterator it) {

@@ -25,7 +25,6 @@ class DescriptorView final : public vfs::InPlaceView {
 
   // With the table's lock. False: no room, or another descriptor has come.
   bool enter(int32_t fd, vfs::FileDescription& file, vfs::InPlaceEnd& end);
-  void kick(int32_t fd);
   // The descriptor goes away, or gets another file.
   void forget(int32_t fd);
 

@@ -243,6 +243,7 @@ bool handle_event(Task& task, const platform::Event& event, ResumeMode& mode) {
       break;
     case EventKind::kKick:
       mode = ResumeMode::kSyscallReturn;
+      task.kick(abi::Fd(static_cast<int32_t>(event.address)));
       if (auto file = task.fds().get(abi::Fd(static_cast<int32_t>(event.address)))) (*file)->in_place_kick(task);
       break;
     case EventKind::kNone: break;

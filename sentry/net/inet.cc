@@ -119,8 +119,6 @@ class InetSocket final : public Socket {
     return end_->share(ctx, *ctx.memory_file());
   }
   vfs::InPlaceEnd* in_place_end() const override { return end_->shared().end(); }
-  RefPtr<vfs::InPlaceMemory> in_place_memory() const override { return end_->shared().memory(); }
-  void in_place_kick(vfs::OpContext&) override { end_->kick_peer(); }
   size_t low_water() const override { return static_cast<size_t>(end_->low_water()); }
   Result<int32_t> readable_bytes() override { return end_->readable_bytes(); }
   Result<int32_t> unsent_bytes() override { return queue_ioctl(TIOCOUTQ); }

@@ -51,11 +51,6 @@ vfs::InPlaceEnd* SharedHandle::end() const {
   return stream ? &stream->end(index_) : nullptr;
 }
 
-RefPtr<vfs::InPlaceMemory> SharedHandle::memory() const {
-  SharedStream* stream = stream_.load(std::memory_order_acquire);
-  return stream ? stream->memory() : nullptr;
-}
-
 void SharedStream::retire() {
   if (retired_.exchange(true, std::memory_order_seq_cst)) return;
   base::MutexLock lock(vfs::in_place_mutex());

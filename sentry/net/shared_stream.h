@@ -13,6 +13,7 @@ class SharedStream final : public base::RefCounted {
   class End final : public vfs::InPlaceEnd {
    public:
     bool is_poll() const override { return false; }
+    vfs::InPlaceMemory& memory() const override { return *owner_->memory_; }
     uint64_t word_locked() const override;
     bool is_retired() const override { return owner_->retired_.load(std::memory_order_seq_cst); }
     bool clean_locked() override;
@@ -40,7 +41,6 @@ class SharedStream final : public base::RefCounted {
   // Stubs leave it to the sentry from now on, whatever the block says: each of them can write all of that.
   void retire();
   End& end(uint32_t index) { return ends_[index]; }
-  const base::RefPtr<vfs::InPlaceMemory>& memory() const { return memory_; }
 
  private:
   explicit SharedStream(base::RefPtr<vfs::InPlaceMemory> memory) : memory_(std::move(memory)) {}
@@ -63,7 +63,6 @@ class SharedHandle {
   void retire();
   bool is_shared() const { return stream_.load(std::memory_order_seq_cst) != nullptr; }
   vfs::InPlaceEnd* end() const;
-  base::RefPtr<vfs::InPlaceMemory> memory() const;
 
  private:
   std::atomic<SharedStream*> stream_{nullptr};  // holds a reference

@@ -17,7 +17,6 @@ using platform::in_place::kBytesSize;
 using platform::in_place::kStreamBehind;
 using platform::in_place::kStreamOdd;
 
-
 namespace {
 
 template <typename T>
@@ -123,23 +122,30 @@ void StreamBuffer::settle_briefly() {
   }
 }
 
-bool StreamBuffer::clean() {
-  Half* half = shared_.load(std::memory_order_acquire);
-  if (!half) return true;
+// Does `f` while nobody else can write into the shared ring. False: somebody does right now.
+template <typename F>
+bool StreamBuffer::try_as_writer(F&& f) {
   if (putting_.exchange(true, std::memory_order_seq_cst)) return false;
   uint8_t* lock = writer_lock_.load(std::memory_order_seq_cst);
   const bool locked = !lock || try_lock(*lock);
   if (locked) {
+    f();
+    if (lock) unlock(*lock);
+  }
+  putting_.store(false, std::memory_order_release);
+  return locked;
+}
+
+bool StreamBuffer::clean() {
+  Half* half = shared_.load(std::memory_order_acquire);
+  return !half || try_as_writer([&] {
     const uint64_t head = load(half->head), unread = head - platform::in_place::bytes_between(load(half->tail), head);
     const uint64_t from = head > kBytesSize ? head - kBytesSize : 0;  // nothing else was ever written
     (void)move_around(from, unread - from, kBytesSize, [&](uint64_t at, size_t n) -> Result<size_t> {
       std::memset(shared_ring_ + at, 0, n);
       return n;
     });
-    if (lock) unlock(*lock);
-  }
-  putting_.store(false, std::memory_order_release);
-  return locked;
+  });
 }
 
 Result<size_t> StreamBuffer::put_shared(Half& half, vfs::IoBuffer& src) {
@@ -197,13 +203,9 @@ void StreamBuffer::publish() {
 
 // With nothing behind the shared ring any more, it may be written again; unless somebody writes right now, who sees to it.
 void StreamBuffer::take_back_behind(Half& half) {
-  if (putting_.exchange(true, std::memory_order_seq_cst)) return;
-  uint8_t* lock = writer_lock_.load(std::memory_order_seq_cst);
-  if (!lock || try_lock(*lock)) {
+  try_as_writer([&] {
     if (own_used() == 0) __atomic_fetch_and(&half.flags, ~kStreamBehind, __ATOMIC_SEQ_CST);
-    if (lock) unlock(*lock);
-  }
-  putting_.store(false, std::memory_order_release);
+  });
 }
 
 Result<StreamBuffer::Got> StreamBuffer::get(vfs::OpContext& ctx, vfs::IoBuffer& dst, size_t own_limit, Keep keep) {

@@ -44,7 +44,6 @@ class StreamBuffer {
   uint64_t head() const { return head_.load(std::memory_order_acquire); }
   size_t used() const { return own_used() + shared_used(); }
   bool is_empty() const { return own_used() == 0 && shared_used() == 0; }
-  bool is_full() const { return own_used() >= kSize; }
   bool is_writable() const { return own_used() <= kWritableLevel; }
 
   // From now on stubs may work on `half` and its ring, which live as long as this. With the writer's lock held.
@@ -65,7 +64,6 @@ class StreamBuffer {
   bool is_being_written() const { return putting_.load(std::memory_order_seq_cst); }
 
  private:
-  static constexpr uint64_t kMask = kSize - 1;
   using Half = platform::in_place::StreamHalf;
 
   size_t own_used() const {
@@ -78,6 +76,8 @@ class StreamBuffer {
   void begin_put(vfs::OpContext& ctx);
   void end_put();
   void take_back_behind(Half& half);
+  template <typename F>
+  bool try_as_writer(F&& f);
   base::Result<Got> get_own(vfs::IoBuffer& dst, size_t limit, Keep keep);
 
   std::unique_ptr<uint8_t[]> ring_;  // made by the first put(), published by head_

@@ -391,10 +391,6 @@ void TcpEnd::leave_to_sentry(TcpEnd* peer) {
   shared_.retire();
 }
 
-void TcpEnd::kick_peer() {
-  if (TcpEnd* peer = this->peer()) peer->queue_.notify(kReadable);
-}
-
 // --- ends ---
 
 Result<void> TcpEnd::shutdown(vfs::OpContext& ctx, int32_t how) {

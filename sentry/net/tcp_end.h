@@ -67,7 +67,6 @@ class TcpEnd final : public base::RefCounted {
   // What stubs may work on (vfs/in_place.h), made at the first call; EOPNOTSUPP while the two are no pair.
   base::Result<vfs::InPlaceEnd*> share(vfs::OpContext& ctx, memory::MemoryFile& memory);
   const SharedHandle& shared() const { return shared_; }
-  void kick_peer();  // a stub wrote
   // No operation is under way. What is unread makes the host send a reset when its socket is closed after this.
   void close();
   // After the host's socket was closed.

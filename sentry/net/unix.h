@@ -49,7 +49,6 @@ class UnixCore final : public base::RefCounted {
   base::Result<vfs::InPlaceEnd*> share_stream(vfs::OpContext& ctx, memory::MemoryFile& memory);
   const SharedHandle& shared() const { return shared_; }
   void leave_to_sentry();  // something happened that stubs do not understand
-  void kick_peer();        // a stub wrote
 
   vfs::PollMask readiness();
   SocketAddress name() const;

@@ -322,10 +322,6 @@ void UnixCore::leave_to_sentry() {
   shared_.retire();
 }
 
-void UnixCore::kick_peer() {
-  if (UnixCore* other = stream_peer_.load(std::memory_order_acquire)) other->queue_.notify(vfs::kPollIn | vfs::kPollRdNorm);
-}
-
 // --- messages ---
 
 bool UnixCore::is_full() const {

@@ -74,8 +74,6 @@ class UnixSocket final : public Socket {
     return core_->share_stream(ctx, *ctx.memory_file());
   }
   vfs::InPlaceEnd* in_place_end() const override { return core_->shared().end(); }
-  RefPtr<vfs::InPlaceMemory> in_place_memory() const override { return core_->shared().memory(); }
-  void in_place_kick(vfs::OpContext&) override { core_->kick_peer(); }
 
  protected:
   Result<RefPtr<Socket>> try_accept(vfs::OpContext& ctx, uint32_t status_flags, SocketAddress* peer) override {

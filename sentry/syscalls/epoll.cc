@@ -31,8 +31,10 @@ Result<size_t> do_epoll_wait(Task& task, Fd epfd, UserOut<UserEpollEvent> out, i
   constexpr size_t kBatch = 64;  // more wait for the next call, as maxevents allows
   std::array<vfs::EpollEvent, kBatch> events;
   const std::span<vfs::EpollEvent> room(events.data(), std::min<size_t>(static_cast<size_t>(max), kBatch));
-  size_t n = epoll->collect(task, room);
-  if (n == 0 && !(deadline && *deadline <= task.now_monotonic())) {
+  size_t n = 0;
+  if (deadline && *deadline <= task.now_monotonic()) {
+    n = epoll->collect(task, room);
+  } else {
     auto done = [&] { return (n = epoll->collect(task, room)) != 0; };
     Result<void> waited = vfs::wait_until(task, *epoll->wait_queue(), vfs::kPollIn, deadline, done);
     if (!waited && waited.error() != kETIMEDOUT) return err(kEINTR);

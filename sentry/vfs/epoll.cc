@@ -61,7 +61,9 @@ struct ItemsOfTarget {
 struct EpollFile::Mirror {
   class End final : public InPlaceEnd {
    public:
+    explicit End(base::RefPtr<InPlaceMemory> memory) : memory_(std::move(memory)) {}
     bool is_poll() const override { return true; }
+    InPlaceMemory& memory() const override { return *memory_; }
     uint64_t word_locked() const override { return in_place::kKindPoll | uint64_t{view()->waiting_word()} << 32; }
     void moved_locked() override { stale.store(true); }
     void view_changed_locked() override { stale.store(true); }
@@ -70,9 +72,10 @@ struct EpollFile::Mirror {
     std::atomic<bool> stale{false};  // items may have to be mirrored, or no longer
 
    private:
+    const base::RefPtr<InPlaceMemory> memory_;
     bool is_fresh_ = true;
   };
-  explicit Mirror(base::RefPtr<InPlaceMemory> m) : memory(std::move(m)), page(memory->poll()), by_fd(in_place::kDescriptors) {}
+  explicit Mirror(base::RefPtr<InPlaceMemory> memory) : end(std::move(memory)), page(end.memory().poll()), by_fd(in_place::kDescriptors) {}
   // A thread of the stub may be changing the page; not for long, unless it wants to harm itself. All epoll instances wait meanwhile.
   void lock_page() {
     uint32_t free = 0;
@@ -82,20 +85,17 @@ struct EpollFile::Mirror {
     }
   }
   void unlock_page() { __atomic_store_n(&page.lock, 0u, __ATOMIC_RELEASE); }
-  void forget(int32_t fd, uint64_t* bits) { __atomic_fetch_and(&bits[fd / 64], ~(uint64_t{1} << (fd % 64)), __ATOMIC_SEQ_CST); }
-  void note(int32_t fd, uint64_t* bits) { __atomic_fetch_or(&bits[fd / 64], uint64_t{1} << (fd % 64), __ATOMIC_SEQ_CST); }
-
+  void forget(int32_t fd) { in_place::clear_bit(page.registered, static_cast<uint32_t>(fd)); }
   void publish(int32_t fd, const EpollEvent& event) {
     in_place::PollEntry& entry = page.entries[fd];
     __atomic_store_n(&entry.events, event.events, __ATOMIC_RELAXED);
     __atomic_store_n(&entry.data, event.data, __ATOMIC_RELAXED);
     __atomic_store_n(&entry.armed, 1u, __ATOMIC_SEQ_CST);
-    note(fd, page.registered);
+    in_place::set_bit(page.registered, static_cast<uint32_t>(fd));
   }
 
-  const base::RefPtr<InPlaceMemory> memory;
-  in_place::PollBlock& page;  // hostile
   End end;
+  in_place::PollBlock& page;  // hostile
   // ready_mu_:
   std::vector<EpollItem*> by_fd;
   std::vector<int32_t> fds;  // that have one
@@ -245,7 +245,7 @@ base::Result<void> EpollFile::remove(FileDescription& target, abi::Fd fd) {
   if (it == items_.end()) return base::err(kENOENT);
   item = std::move(it->second);
   items_.erase(it);
-  if (item->mirrored_) mirror_.load()->forget(fd.value(), mirror_.load()->page.registered);
+  if (item->mirrored_) mirror_.load()->forget(fd.value());
   detach_locked(*item);
   return {};
 }
@@ -376,11 +376,6 @@ InPlaceEnd* EpollFile::in_place_end() const {
   return m ? &m->end : nullptr;
 }
 
-base::RefPtr<InPlaceMemory> EpollFile::in_place_memory() const {
-  Mirror* m = mirror_.load(std::memory_order_acquire);
-  return m ? m->memory : nullptr;
-}
-
 void EpollFile::leave_view_for_good() {
   nested_.store(true);
   Mirror* m = mirror_.load();
@@ -412,7 +407,7 @@ void EpollFile::take_over(OpContext& ctx, Mirror& m) {
       auto file = base::RefPtr<FileDescription>::adopt(ctx.ref_descriptor(abi::Fd(fd)));
       if (!file) continue;
       const in_place::PollEntry& entry = m.page.entries[fd];
-      const bool registered = __atomic_load_n(&m.page.registered[i], __ATOMIC_SEQ_CST) >> (fd % 64) & 1;
+      const bool registered = in_place::test_bit(m.page.registered, static_cast<uint32_t>(fd));
       const EpollEvent event{__atomic_load_n(&entry.events, __ATOMIC_ACQUIRE) & ~in_place::kPollSentryOnly,
                              __atomic_load_n(&entry.data, __ATOMIC_ACQUIRE)};
       bool there = false;
@@ -439,14 +434,9 @@ void EpollFile::take_over(OpContext& ctx, Mirror& m) {
 // With the interest lock and the page's. The page has the event already when the stub put it there; else it gets it now.
 void EpollFile::mirror_item(Mirror& m, EpollItem& item, FileDescription& target) {
   base::MutexLock lock(ready_mu_);
-  const bool newer = item.mirrored_ && (__atomic_load_n(&m.page.dirty[item.fd_ / 64], __ATOMIC_SEQ_CST) >> (item.fd_ % 64) & 1) != 0;
+  const bool newer = item.mirrored_ && in_place::test_bit(m.page.dirty, static_cast<uint32_t>(item.fd_));
   if (!newer) m.publish(item.fd_, item.event_);
   if (item.mirrored_) return;
-  // The number may have been that of another file, which other descriptors keep: that one's item is the sentry's again.
-  if (EpollItem* former = m.by_fd[static_cast<size_t>(item.fd_)]) {
-    unmirror_locked(m, *former);
-    if (former->target_ && former->mask_.load() != 0) link_locked(*former, false);
-  }
   item.mirrored_ = true;
   item.end_ = target.in_place_end();
   m.by_fd[static_cast<size_t>(item.fd_)] = &item;
@@ -459,10 +449,6 @@ void EpollFile::mirror_item(Mirror& m, EpollItem& item, FileDescription& target)
 
 void EpollFile::unmirror_item(Mirror& m, EpollItem& item) {
   base::MutexLock lock(ready_mu_);
-  unmirror_locked(m, item);
-}
-
-void EpollFile::unmirror_locked(Mirror& m, EpollItem& item) {
   if (!item.mirrored_) return;
   item.mirrored_ = false;
   m.by_fd[static_cast<size_t>(item.fd_)] = nullptr;
@@ -518,7 +504,7 @@ std::vector<base::RefPtr<EpollItem>> EpollFile::unmirror_others(Mirror& m, std::
       if (!stays[static_cast<size_t>(fd)]) left.emplace_back(m.by_fd[static_cast<size_t>(fd)]);
   }
   for (const base::RefPtr<EpollItem>& item : left) {
-    m.forget(item->fd_, m.page.registered);
+    m.forget(item->fd_);
     unmirror_item(m, *item);
   }
   return left;

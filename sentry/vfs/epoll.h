@@ -51,7 +51,6 @@ class EpollFile final : public FileDescription {
   // mirrored items; the stub's word for them is taken over before anybody looks.
   base::Result<InPlaceEnd*> prepare_in_place(OpContext& ctx) override;
   InPlaceEnd* in_place_end() const override;
-  base::RefPtr<InPlaceMemory> in_place_memory() const override;
   void in_place_kick(OpContext& ctx) override;
   void catch_up(OpContext& ctx) override;
 
@@ -75,7 +74,6 @@ class EpollFile final : public FileDescription {
   void rebuild(Mirror& mirror);
   void mirror_item(Mirror& mirror, EpollItem& item, FileDescription& target);
   void unmirror_item(Mirror& mirror, EpollItem& item);
-  void unmirror_locked(Mirror& mirror, EpollItem& item) REQUIRES(ready_mu_);
   std::vector<base::RefPtr<EpollItem>> unmirror_others(Mirror& mirror, std::span<const base::RefPtr<EpollItem>> stay);
   enum class Take : uint8_t { kNo, kYes };
   base::RefPtr<EpollItem> next_mirrored(Mirror& mirror, size_t& at, Take take, base::RefPtr<FileDescription>& target);

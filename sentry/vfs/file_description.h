@@ -128,8 +128,7 @@ class FileDescription : public memory::MappedFile {
   // Makes what is needed for it; EOPNOTSUPP where there is no such thing.
   virtual base::Result<InPlaceEnd*> prepare_in_place(OpContext& ctx) { return base::err(abi::Errno::kEOPNOTSUPP); }
   virtual InPlaceEnd* in_place_end() const { return nullptr; }  // null before
-  virtual base::RefPtr<InPlaceMemory> in_place_memory() const { return nullptr; }
-  // A stub did something of which others may have to hear.
+  // A stub changed an epoll instance that somebody may wait for. Connections: InPlaceEnd::kick_locked().
   virtual void in_place_kick(OpContext& ctx) { (void)ctx; }
   // Stubs may have changed it: called before readiness() is asked for poll(2) and select(2).
   virtual void catch_up(OpContext& ctx) { (void)ctx; }

@@ -73,6 +73,7 @@ class InPlaceEnd {
  public:
   // An epoll instance, otherwise a connection.
   virtual bool is_poll() const = 0;
+  virtual InPlaceMemory& memory() const = 0;
   virtual void kick_locked() {}                                         // of a connection: a stub wrote
   virtual void view_changed_locked() {}                                 // of an epoll instance
   virtual in_place::StreamHalf* incoming_half() { return nullptr; }     // of a connection

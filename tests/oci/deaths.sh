@@ -5,17 +5,7 @@ set -u
 RUNSC=$(readlink -f "$1")
 WORK=$(mktemp -d /tmp/runsc-deaths-XXXXXX)
 R="timeout --foreground 30 $RUNSC --root $WORK/state --ignore-cgroups --debug-log=$WORK/debug"
-PASS=0
-FAIL=0
-ok() { PASS=$((PASS + 1)); }
-bad() { FAIL=$((FAIL + 1)); echo "FAIL: $*"; }
-is() { if [ "$2" = "$3" ]; then ok; else bad "$1: wanted \"$3\", got \"$2\""; fi; }
-has() { case "$2" in *"$3"*) ok ;; *) bad "$1: \"$3\" is not in \"${2:0:2000}\"" ;; esac; }
-cleanup() {
-  for id in $($R list -q 2>/dev/null); do timeout 20 $R delete --force "$id"; done
-  rm -rf "$WORK"
-}
-trap cleanup EXIT
+. "$(dirname "$0")/lib.sh"
 
 # bundle NAME SCRIPT
 bundle() {

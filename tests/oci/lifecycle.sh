@@ -8,18 +8,7 @@ MODE=${2:-fake}
 WORK=$(mktemp -d /tmp/runsc-oci-XXXXXX)
 RAW="$RUNSC --root $WORK/state --ignore-cgroups"
 R="timeout --foreground 20 $RAW"
-PASS=0
-FAIL=0
-ok() { PASS=$((PASS + 1)); }
-bad() { FAIL=$((FAIL + 1)); echo "FAIL: $*"; }
-check() { local what=$1; shift; if "$@"; then ok; else bad "$what"; fi; }
-is() { if [ "$2" = "$3" ]; then ok; else bad "$1: wanted \"$3\", got \"$2\""; fi; }
-has() { case "$2" in *"$3"*) ok ;; *) bad "$1: \"$3\" is not in \"$2\"" ;; esac; }
-cleanup() {
-  for id in $($R list -q 2>/dev/null); do timeout 20 $R delete --force "$id"; done
-  rm -rf "$WORK"
-}
-trap cleanup EXIT
+. "$(dirname "$0")/lib.sh"
 
 if [ "$MODE" = real ]; then
   EXIT5='["/bin/sh","-c","exit 5"]'; SLEEP='["/bin/sleep","1000"]'; HELLO='["/bin/echo","hello"]'; MISSING='["/no/such"]'

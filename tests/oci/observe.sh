@@ -5,23 +5,13 @@ set -u
 RUNSC=$(readlink -f "$1")
 WORK=$(mktemp -d /tmp/runsc-observe-XXXXXX)
 R="timeout --foreground 30 $RUNSC --root $WORK/state --ignore-cgroups"
-PASS=0
-FAIL=0
-ok() { PASS=$((PASS + 1)); }
-bad() { FAIL=$((FAIL + 1)); echo "FAIL: $*"; }
-is() { if [ "$2" = "$3" ]; then ok; else bad "$1: wanted \"$3\", got \"$2\""; fi; }
-has() { case "$2" in *"$3"*) ok ;; *) bad "$1: \"$3\" is not in \"${2:0:2000}\"" ;; esac; }
+. "$(dirname "$0")/lib.sh"
 # json NAME FILE EXPRESSION: a python expression on the document `d` that must hold.
 json() {
   local out
   if out=$(python3 -c 'import json, sys; d = json.load(open(sys.argv[1])); sys.exit(0 if eval(sys.argv[2]) else 1)' "$2" "$3" 2>&1); then ok
   else bad "$1: not true: $3 ${out:0:300}"; fi
 }
-cleanup() {
-  for id in $($R list -q 2>/dev/null); do timeout 20 $R delete --force "$id"; done
-  rm -rf "$WORK"
-}
-trap cleanup EXIT
 
 mkdir -p "$WORK/loop"
 cat >"$WORK/loop/config.json" <<'JSON'
