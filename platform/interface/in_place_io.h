@@ -2,7 +2,7 @@
 // Input and output that a stub does in place: what it shares with the sentry. Included by the freestanding stub too: no libc.
 //
 // A connection inside the sandbox (unix stream, TCP that does not leave it) may have a StreamBlock: two rings in memory that the
-// stubs of both ends map. An end is worked on in place by one process only, the one that alone has a descriptor of it; everybody
+// stubs of both ends map; an eventfd may have an EventBlock. An end is worked on in place by one process only, the one that alone has a descriptor of it; everybody
 // else goes through the sentry, which works on the same rings. An epoll instance of one process may have a PollBlock, the part of
 // its interest list that concerns such connections.
 //
@@ -21,9 +21,9 @@ inline constexpr uint64_t kBlockSize = 0x1'0000;
 inline constexpr uint32_t kWaitingWords = 1024;
 
 // What the stub knows of a descriptor; written by the sentry only. 0: nothing.
-//   bits 0-1 kind; 2 which end; 3 O_NONBLOCK; 8-23 block; 32-47 waiting word of who reads what this end writes (of an epoll
-//   instance: of its own process)
-inline constexpr uint64_t kKindStream = 1, kKindPoll = 2, kKindMask = 3, kEnd = 4, kNonBlocking = 8;
+//   bits 0-1 kind; 2 which end; 3 O_NONBLOCK; 4 EFD_SEMAPHORE; 8-23 block; 32-47 waiting word of who reads what this end writes (of
+//   an epoll instance and of an eventfd: of its own process)
+inline constexpr uint64_t kKindStream = 1, kKindPoll = 2, kKindEvent = 3, kKindMask = 3, kEnd = 4, kNonBlocking = 8, kSemaphore = 16;
 constexpr uint64_t kind_of(uint64_t word) { return word & kKindMask; }
 constexpr uint32_t end_of(uint64_t word) { return static_cast<uint32_t>(word >> 2 & 1); }
 constexpr uint32_t block_of(uint64_t word) { return static_cast<uint32_t>(word >> 8 & 0xffff); }
@@ -59,12 +59,22 @@ static_assert(sizeof(StreamBlock) <= kBytesOffset);
 // How many bytes a ring says it has; never more than fit.
 constexpr uint64_t bytes_between(uint64_t tail, uint64_t head) { return head - tail <= kBytesSize ? head - tail : 0; }
 
+// An eventfd(2). Every change of the count is one compare-and-exchange, by stubs and sentry.
+struct EventBlock {
+  uint64_t count;
+  uint64_t writes, reads;  // how many there were: what edges are told by
+  uint32_t wanted;         // not 0: the sentry is told of every read and write, whatever the waiting word says
+  uint32_t room_wanted;    // not 0: it is told of every read
+};
+inline constexpr uint64_t kMostCount = ~uint64_t{0} - 1;
+inline constexpr uint64_t kEventBlockSize = 0x1000;
+
 // A descriptor in an epoll instance.
 struct PollEntry {
   uint64_t data;
-  uint64_t seen;    // edge-triggered: the head of the incoming half that was told of last
+  uint64_t seen;    // edge-triggered: what was told of last: the head of the incoming half; writes (and reads) of an eventfd
   uint32_t events;  // as epoll_ctl(2) has them
-  uint32_t armed;   // edge-triggered: tell of it whatever the head is
+  uint32_t armed;   // edge-triggered: tell of it whatever was told of
 };
 // Bits are by descriptor. The owner's stub changes registered and dirty; the sentry takes dirty ones over before it looks.
 struct PollBlock {

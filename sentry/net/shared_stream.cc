@@ -72,6 +72,13 @@ uint64_t SharedStream::End::word_locked() const {
          uint64_t{reader ? reader->waiting_word() : 0} << 32;
 }
 
+vfs::InPlaceEnd::Look SharedStream::End::look(bool) {
+  const in_place::StreamHalf& half = incoming_half();
+  const uint64_t head = __atomic_load_n(&half.head, __ATOMIC_ACQUIRE);
+  // The other end's process can hide the flags, but not that it has gone.
+  return {head, __atomic_load_n(&half.tail, __ATOMIC_ACQUIRE) == head && __atomic_load_n(&half.flags, __ATOMIC_ACQUIRE) == 0 && !is_retired()};
+}
+
 void SharedStream::End::moved_locked() {
   // Whoever reads here now may not be known by a waiting word: first that, then the word.
   if (!view()) want_kicks_locked(true);
@@ -89,6 +96,6 @@ void SharedStream::End::kick_locked() {
   if (vfs::WaitQueue* queue = owner_->ends_[1 - index_].queue_) queue->notify(vfs::kPollIn | vfs::kPollRdNorm);
 }
 
-void SharedStream::End::want_kicks_locked(bool on) { __atomic_store_n(&incoming_half()->wanted, on ? 1u : 0u, __ATOMIC_SEQ_CST); }
+void SharedStream::End::want_kicks_locked(bool on) { __atomic_store_n(&incoming_half().wanted, on ? 1u : 0u, __ATOMIC_SEQ_CST); }
 
 }  // namespace sentry::net

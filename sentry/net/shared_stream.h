@@ -12,7 +12,6 @@ class SharedStream final : public base::RefCounted {
  public:
   class End final : public vfs::InPlaceEnd {
    public:
-    bool is_poll() const override { return false; }
     vfs::InPlaceMemory& memory() const override { return *owner_->memory_; }
     uint64_t word_locked() const override;
     bool is_retired() const override { return owner_->retired_.load(std::memory_order_seq_cst); }
@@ -21,10 +20,11 @@ class SharedStream final : public base::RefCounted {
     void moved_locked() override;
     void want_kicks_locked(bool on) override;
     void kick_locked() override;
-    platform::in_place::StreamHalf* incoming_half() override { return &owner_->memory_->stream().half[1 - index_]; }
+    Look look(bool output_too) override;
 
    private:
     friend class SharedStream;
+    platform::in_place::StreamHalf& incoming_half() { return owner_->memory_->stream().half[1 - index_]; }
     SharedStream* owner_ = nullptr;
     uint32_t index_ = 0;
     StreamBuffer *input_ = nullptr, *output_ = nullptr;

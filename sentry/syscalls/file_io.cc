@@ -13,6 +13,7 @@ Result<size_t> retry_while_blocked(Task& task, vfs::FileDescription& file, vfs::
   if (result || result.error() != kEAGAIN || policy == OnWouldBlock::kFail) return result;
   vfs::WaitQueue* queue = file.wait_queue();
   if (!queue) return result;
+  const vfs::WaitScope scope(task);
   vfs::TaskWaiter waiter(task);
   queue->add(waiter, mask);
   for (;;) {

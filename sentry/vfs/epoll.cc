@@ -516,19 +516,15 @@ base::RefPtr<EpollItem> EpollFile::next_mirrored(Mirror& m, size_t& at, Take tak
   while (at < m.fds.size()) {
     const int32_t fd = m.fds[(m.next + at++) % m.fds.size()];
     EpollItem& item = *m.by_fd[static_cast<size_t>(fd)];
-    const in_place::StreamHalf& half = *item.end_->incoming_half();
-    const uint64_t head = __atomic_load_n(&half.head, __ATOMIC_ACQUIRE);
-    // The other end's process can hide the flags, but not that it has gone.
-    const bool quiet = __atomic_load_n(&half.tail, __ATOMIC_ACQUIRE) == head && __atomic_load_n(&half.flags, __ATOMIC_ACQUIRE) == 0 &&
-                       !item.end_->is_retired();
     const uint32_t mask = item.mask_.load(std::memory_order_relaxed);
-    if (!item.target_ || mask == 0 || (quiet && !(mask & kPollOut))) continue;
+    const InPlaceEnd::Look look = item.end_->look((mask & kPollOut) != 0);
+    if (!item.target_ || mask == 0 || (look.is_quiet && !(mask & kPollOut))) continue;
     if (item.event_.events & kEpollEdge) {
       in_place::PollEntry& entry = m.page.entries[fd];
       const bool armed = take == Take::kYes ? __atomic_exchange_n(&entry.armed, 0u, __ATOMIC_SEQ_CST) != 0
                                             : __atomic_load_n(&entry.armed, __ATOMIC_SEQ_CST) != 0;
-      if (!armed && __atomic_load_n(&entry.seen, __ATOMIC_RELAXED) == head) continue;
-      if (take == Take::kYes) __atomic_store_n(&entry.seen, head, __ATOMIC_RELAXED);
+      if (!armed && __atomic_load_n(&entry.seen, __ATOMIC_RELAXED) == look.edges) continue;
+      if (take == Take::kYes) __atomic_store_n(&entry.seen, look.edges, __ATOMIC_RELAXED);
     }
     if (!item.target_->try_ref()) continue;
     target = base::RefPtr<FileDescription>::adopt(item.target_);

@@ -36,6 +36,7 @@ class InPlaceMemory final : public base::RefCounted {
   uint64_t length() const { return range_.length; }
   uint8_t* bytes() const { return data_; }
   in_place::StreamBlock& stream() const { return *static_cast<in_place::StreamBlock*>(static_cast<void*>(data_)); }
+  in_place::EventBlock& event() const { return *static_cast<in_place::EventBlock*>(static_cast<void*>(data_)); }
   in_place::PollBlock& poll() const { return *static_cast<in_place::PollBlock*>(static_cast<void*>(data_)); }
 
  private:
@@ -71,13 +72,19 @@ class InPlaceView {
 
 class InPlaceEnd {
  public:
-  // An epoll instance, otherwise a connection.
-  virtual bool is_poll() const = 0;
+  // An epoll instance, otherwise something that is read and written.
+  virtual bool is_poll() const { return false; }
   virtual InPlaceMemory& memory() const = 0;
-  virtual void kick_locked() {}                                         // of a connection: a stub wrote
-  virtual void view_changed_locked() {}                                 // of an epoll instance
-  virtual in_place::StreamHalf* incoming_half() { return nullptr; }     // of a connection
-  virtual bool is_retired() const { return false; }                     // of a connection: the sentry's alone, for good
+  virtual void kick_locked() {}          // a stub wrote, or read what somebody waits for
+  virtual void view_changed_locked() {}  // of an epoll instance
+  // What epoll asks before it asks the file: a number that changes with each edge (at input alone or at output too), and whether there
+  // is nothing to tell but that it can be written.
+  struct Look {
+    uint64_t edges = 0;
+    bool is_quiet = false;
+  };
+  virtual Look look(bool output_too) { return (void)output_too, Look{}; }
+  virtual bool is_retired() const { return false; }  // the sentry's alone, for good
   // What the stub is to know of the descriptor, without the block; 0: nothing.
   virtual uint64_t word_locked() const = 0;
   // A process that was not there before comes to see the memory: what was read and written earlier must not be in it any more.

@@ -161,3 +161,38 @@ TEST_CASE("a write is told of while somebody waits or wants to be told", "[in_pl
     CHECK(writes() == 1);
   });
 }
+
+TEST_CASE("an eventfd is written and read in its block, its limits are the sentry's", "[in_place]") {
+  on_platforms_with_it([](Connection& c) {
+    auto& event = *c.machine.bytes<in_place::EventBlock>(c.block_offset);
+    auto& value = *c.machine.bytes<uint64_t>(c.data);
+    const auto show = [&](uint64_t more) {
+      c.guest.as->set_descriptor(kFd, in_place::kKindEvent | in_place::kNonBlocking | kBlock << 8 | uint64_t{c.guest.as->waiting_word()} << 32 | more);
+    };
+    show(0);
+    event.count = 3;
+    value = 4;
+    REQUIRE(c.first_call() == 600);
+    CHECK((c.guest.regs().rbx == 8 && c.guest.regs().r13 == 8 && value == 7));
+    CHECK((event.count == 0 && event.writes == 1 && event.reads == 1));
+    show(in_place::kSemaphore);
+    REQUIRE(c.first_call() == 600);
+    CHECK((value == 1 && event.count == 6));
+    CHECK(kicks == 0);
+    event.room_wanted = 1;
+    REQUIRE(c.first_call() == 600);
+    CHECK(kicks == 1);
+    event.wanted = 1;
+    REQUIRE(c.first_call() == 600);
+    CHECK(kicks == 3);
+    for (uint64_t bad : {in_place::kMostCount, ~uint64_t{0}}) {
+      event.count = bad;
+      value = 1;
+      CHECK(c.first_call() == 1);
+      CHECK(event.count == bad);
+    }
+    event.count = 0;
+    value = ~uint64_t{0};
+    CHECK(c.first_call() == 1);
+  });
+}

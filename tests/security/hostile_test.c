@@ -315,6 +315,7 @@ TEST(int80_and_sysenter_pass_nothing) {
 
 #include <poll.h>
 #include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 
 // Offsets from the start of the stub's corner (platform/systrap/stub/layout.h, platform/interface/in_place_io.h).
@@ -394,7 +395,7 @@ static void scribble_in_place(unsigned n, int fds, int spare) {
   (void)spare;
 }
 // Threads that use the connections as they should while their own process scribbles.
-static int own[8][2], own_epoll;
+static int own[8][2], own_epoll, own_event;
 static void *use_own(void *unused) {
   (void)unused;
   char b[5000];
@@ -408,9 +409,14 @@ static void *use_own(void *unused) {
       struct epoll_event add = {.events = EPOLLIN | (next_random() % 2 ? (uint32_t)EPOLLET : 0), .data.u64 = next_random()};
       epoll_ctl(own_epoll, 1 + (int)(next_random() % 3), own[i][0], &add);
     }
+    uint64_t value = next_random() % 8 ? next_random() : ~0UL - next_random() % 3;
+    (void)!write(own_event, &value, 8);
+    (void)!read(own_event, &value, 8);
+    struct epoll_event event = {.events = EPOLLIN | (next_random() % 2 ? EPOLLOUT | (uint32_t)EPOLLET : 0), .data.u64 = 5};
+    epoll_ctl(own_epoll, 1 + (int)(next_random() % 3), own_event, &event);
     epoll_wait(own_epoll, e, 16, 0);
-    struct pollfd p[2] = {{own[0][0], POLLIN | POLLOUT, 0}, {own[1][1], POLLIN, 0}};
-    poll(p, 2, 0);
+    struct pollfd p[3] = {{own[0][0], POLLIN | POLLOUT, 0}, {own[1][1], POLLIN, 0}, {own_event, POLLIN | POLLOUT, 0}};
+    poll(p, 3, 0);
   }
   return NULL;
 }
@@ -419,9 +425,9 @@ static void in_place_step(int i) {
   int most = 0;
   for (int k = 0; k < 8; k++) {
     socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, own[k]);
-    most = own[k][1];
   }
   own_epoll = epoll_create1(0);
+  most = own_event = eventfd(0, EFD_NONBLOCK);
   pthread_t t[2];
   done = false;
   for (int k = 0; k < 2; k++) pthread_create(&t[k], NULL, use_own, NULL);
@@ -463,6 +469,7 @@ static void kick_step(int i) {
   seed = (unsigned)i * 40503u + 3;
   int s[2], e = epoll_create1(0);
   socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, s);
+  own_event = eventfd(0, EFD_NONBLOCK);
   pthread_t t;
   done = false;
   pthread_create(&t, NULL, use_own, NULL);
