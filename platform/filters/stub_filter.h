@@ -11,6 +11,9 @@
 
 namespace platform::filters {
 
+// The descriptors whose files a stub may map for reading as it likes. A power of two, at a multiple of it.
+inline constexpr uint64_t kFirstHostFileFd = 16, kHostFileFds = 16;
+
 // Calls whose instruction is outside [text_base, text_base + 64 KiB) are the guest's: SIGSYS. From inside, the
 // rules of stub_rules() hold, and everything else kills the process.
 std::vector<sock_filter> build_stub_filter(uint64_t text_base);

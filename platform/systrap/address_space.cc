@@ -35,7 +35,7 @@ void for_each_outside(abi::AddrRange range, std::span<const abi::AddrRange> hole
 }
 
 bool same_kind(const HostOp& a, const HostOp& b) {
-  return a.kind == b.kind && a.prot == b.prot && a.fd == b.fd && a.populate == b.populate;
+  return a.kind == b.kind && a.prot == b.prot && a.fd == b.fd && a.flags == b.flags;
 }
 
 HostOp map_op(abi::AddrRange range, uint64_t offset, abi::Prot prot, int fd) {
@@ -97,7 +97,7 @@ void SystrapAddressSpace::map(abi::AddrRange range, uint64_t offset, abi::Prot p
   base::MutexLock lock(mu_);
   for_each_outside(range, platform_.reserved_, [&](abi::AddrRange part) {
     HostOp op = map_op(part, offset + (part.start - range.start), prot, prot.write ? kFdMemory : kFdMemoryReadOnly);
-    op.populate = populate == Populate::kYes;
+    op.flags = populate == Populate::kYes ? kPopulate : 0;
     mu_.assert_held();
     push(op);
     mapped_.insert(part);
@@ -168,7 +168,7 @@ void SystrapAddressSpace::use_slow_trampolines() {
   slow_trampolines_ = true;
   const TrampolineZones& zones = platform_.zygote_.layout().zones;
   for (auto [range, file] : {std::pair(zones.high, kHighZoneSlowFile), std::pair(zones.low, kLowZoneSlowFile)}) {
-    push(map_op(range, file, {true, false, true}, kFdControl));
+    push(map_op(range, file, {true, false, true}, kFdControlReadOnly));
   }
 }
 
@@ -183,6 +183,7 @@ bool SystrapAddressSpace::publish(bool& asks) {
     base::stats::count(queue_[i].op.kind == kOpMap     ? base::stats::Counter::kHostMaps
                        : queue_[i].op.kind == kOpUnmap ? base::stats::Counter::kHostUnmaps
                                                     : base::stats::Counter::kHostProtects);
+    if (queue_[i].file) place_file(queue_[i]);
     asks |= expect(queue_[i], published);
     ring_[published % kRingOps] = queue_[i].op;
     ++published;
@@ -194,25 +195,40 @@ bool SystrapAddressSpace::publish(bool& asks) {
   return true;
 }
 
+// Which descriptor of the stub is `queued`'s file. The one that was used longest ago gives way.
+void SystrapAddressSpace::place_file(QueuedOp& queued) {
+  const uint32_t failed = process_->failed_installs.load();
+  if (failed != failed_installs_seen_) {
+    failed_installs_seen_ = failed;
+    for (PlacedFile& placed : files_) placed = {};
+  }
+  PlacedFile* place = &files_[0];
+  for (PlacedFile& placed : files_) {
+    if (placed.file == queued.file) {
+      place = &placed;
+      break;
+    }
+    if (placed.last_use < place->last_use) place = &placed;
+  }
+  if (!(place->file == queued.file)) {
+    place->file = queued.file;
+    queued.op.flags |= kInstall;
+  }
+  place->last_use = ++file_uses_;
+  queued.op.fd = static_cast<uint8_t>(kFdHostFile + (place - files_));
+}
+
 bool SystrapAddressSpace::expect(const QueuedOp& queued, uint64_t sequence) {
   const HostOp& op = queued.op;
+  const bool install = op.flags & kInstall;
+  if (op.kind != kOpMap || (queued.file && !install)) return false;
   HostCall call;
+  call.nr = SYS_mmap;
   call.sequence = sequence;
-  call.file = queued.file;
-  if (op.kind == kOpMap) {
-    call.nr = SYS_mmap;
-    uint64_t flags = kMapFlags | (op.populate ? uint64_t{MAP_POPULATE} : 0);
-    uint64_t args[6] = {op.address, op.length, op.prot, flags, op.fd, op.offset};
-    std::copy(args, args + 6, call.args);
-  } else if (op.kind == kOpProtect && (op.prot & PROT_WRITE)) {
-    call.nr = SYS_mprotect;
-    call.args[0] = op.address;
-    call.args[1] = op.length;
-    call.args[2] = op.prot;
-    call.arg_count = 3;
-  } else {
-    return false;
-  }
+  uint64_t flags = install ? uint64_t{kInstallFlags} : kMapFlags | (op.flags & kPopulate ? uint64_t{MAP_POPULATE} : 0);
+  uint64_t args[6] = {op.address, op.length, op.prot, flags, op.fd, op.offset};
+  std::copy(args, args + 6, call.args);
+  if (install) call.file = queued.file;
   process_->expect(call, sequence < kRingOps ? 0 : sequence - kRingOps);
   return true;
 }

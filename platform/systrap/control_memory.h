@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The memfd that the sentry shares with its stubs: doorbell, zygote's board, trampolines, and units of 64 KiB (the
+// The memfd that the sentry shares with its stubs: doorbell, zygote's board, stub text, trampolines, and units of 64 KiB (the
 // ring and slot of a process, or the slot of a further thread). The sentry maps all of it.
 #pragma once
 
@@ -23,6 +23,7 @@ class ControlMemory {
 
   base::HostResult<void> init();
   int fd() const { return fd_.get(); }
+  int fd_read_only() const { return fd_ro_.get(); }
 
   template <typename T>
   T* at(uint64_t offset) const { return static_cast<T*>(static_cast<void*>(base_ + offset)); }
@@ -37,7 +38,7 @@ class ControlMemory {
 
  private:
   static constexpr uint64_t kSize = uint64_t{4} << 30;
-  base::UniqueFd fd_;
+  base::UniqueFd fd_, fd_ro_;
   char* base_ = nullptr;
   base::Mutex mu_{base::LockRank::kLeaf};
   uint64_t next_ GUARDED_BY(mu_) = kUnitsFileOffset;

@@ -22,7 +22,7 @@ struct HostCall {
   uint64_t sequence = 0;  // in the ring
   // Unused arguments are not compared: the stub's registers hold anything there.
   uint8_t arg_count = 6;
-  base::RefPtr<base::SharedFd> file = {};  // to be put at kFdHostFile before
+  base::RefPtr<base::SharedFd> file = {};  // asks for it to be put at descriptor args[4]
   bool matches(uint64_t other_nr, const uint64_t* other_args) const;
 };
 
@@ -40,9 +40,10 @@ class StubProcess : public base::RefCounted {
   void expect_command(const HostCall& call);
   void forget_commands();
   // True once for each expected call, when it is its turn. The last one may be repeated: the stub does so when a signal
-  // or the host's limits stopped it. `file`: what it wants at kFdHostFile, if it is not there yet.
+  // or the host's limits stopped it. `file`: the call asks for it and does nothing else.
   bool approve(uint64_t nr, const uint64_t* args, base::RefPtr<base::SharedFd>& file);
-  void set_installed(const base::RefPtr<base::SharedFd>& file);  // now at kFdHostFile
+  // Files that it asked for and that the host would not put there.
+  std::atomic<uint32_t> failed_installs{0};
 
   // SIGKILL. The reaper does the rest: mark_dead() while the process is still a zombie, so that no signal can reach
   // a reused pid.
@@ -57,7 +58,6 @@ class StubProcess : public base::RefCounted {
   base::Mutex expected_mu_{base::LockRank::kLeaf};
   std::deque<HostCall> expected_ GUARDED_BY(expected_mu_);
   std::deque<HostCall> commands_ GUARDED_BY(expected_mu_);
-  base::RefPtr<base::SharedFd> installed_ GUARDED_BY(expected_mu_);
   HostCall last_ GUARDED_BY(expected_mu_);
   HostCall last_command_ GUARDED_BY(expected_mu_);
   int command_repeats_ GUARDED_BY(expected_mu_) = 0;

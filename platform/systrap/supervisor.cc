@@ -22,6 +22,9 @@
 #include "base/trace/trace.h"
 #include "base/stats/stats.h"
 
+#ifndef SECCOMP_ADDFD_FLAG_SEND  // Linux 5.14
+#define SECCOMP_ADDFD_FLAG_SEND (1u << 1)
+#endif
 #ifndef SECCOMP_IOCTL_NOTIF_SET_FLAGS  // Linux 6.6
 #define SECCOMP_IOCTL_NOTIF_SET_FLAGS SECCOMP_IOW(4, __u64)
 #endif
@@ -143,13 +146,17 @@ bool Supervisor::answer_one() {
   const uint64_t asked_at = base::trace::is_on() ? __rdtsc() : 0;
   uint64_t args[6];
   for (int i = 0; i < 6; ++i) args[i] = request.data.args[i];
-  seccomp_notif_resp response;
-  std::memset(&response, 0, sizeof response);
-  response.id = request.id;
-  response.error = approve(request.id, static_cast<pid_t>(request.pid), static_cast<uint64_t>(request.data.nr), args);
-  if (response.error == 0) response.flags = SECCOMP_USER_NOTIF_FLAG_CONTINUE;
-  base::stats::count(response.error == 0 ? base::stats::Counter::kApprovals : base::stats::Counter::kRefusals);
-  ioctl(listener_.get(), SECCOMP_IOCTL_NOTIF_SEND, &response);
+  Answer answer{request.id};
+  approve(static_cast<pid_t>(request.pid), static_cast<uint64_t>(request.data.nr), args, answer);
+  base::stats::count(answer.error == 0 ? base::stats::Counter::kApprovals : base::stats::Counter::kRefusals);
+  if (!answer.given) {
+    seccomp_notif_resp response = {};
+    response.id = answer.id;
+    response.val = answer.value;
+    response.error = answer.error;
+    response.flags = answer.go_on ? SECCOMP_USER_NOTIF_FLAG_CONTINUE : 0;
+    ioctl(listener_.get(), SECCOMP_IOCTL_NOTIF_SEND, &response);
+  }
   if (asked_at != 0) [[unlikely]] {
     base::trace::Event e;
     e.kind = base::trace::Kind::kApproval;
@@ -162,9 +169,9 @@ bool Supervisor::answer_one() {
   return true;
 }
 
-int Supervisor::approve(uint64_t id, pid_t tid, uint64_t nr, const uint64_t* args) {
+void Supervisor::approve(pid_t tid, uint64_t nr, const uint64_t* args, Answer& answer) {
   // The zygote runs no guest code.
-  if (tid == zygote_) return nr == SYS_mmap || nr == SYS_clone || nr == SYS_close ? 0 : -EPERM;
+  if (tid == zygote_ && (nr == SYS_mmap || nr == SYS_clone || nr == SYS_close)) return;
   base::RefPtr<StubProcess> process;
   {
     base::MutexLock lock(mu_);
@@ -173,20 +180,31 @@ int Supervisor::approve(uint64_t id, pid_t tid, uint64_t nr, const uint64_t* arg
   }
   base::RefPtr<base::SharedFd> file;
   if (process && process->approve(nr, args, file)) {
-    if (!file) return 0;
-    seccomp_notif_addfd add = {};
-    add.id = id;
-    add.flags = SECCOMP_ADDFD_FLAG_SETFD;
-    add.srcfd = static_cast<uint32_t>(file->get());
-    add.newfd = kFdHostFile;
-    add.newfd_flags = O_CLOEXEC;
-    if (ioctl(listener_.get(), SECCOMP_IOCTL_NOTIF_ADDFD, &add) < 0) return -ENOMEM;
-    process->set_installed(file);
-    return 0;
+    if (!file) return;
+    install(*file, static_cast<uint32_t>(args[4]), answer);
+    if (answer.error != 0) process->failed_installs.fetch_add(1);
+    return;
   }
   LOG_WARNING("systrap: stub thread {} made host call {} that nobody asked for", tid, nr);
   if (process) process->kill();
-  return -EPERM;
+  answer.go_on = false;
+  answer.error = -EPERM;
+}
+
+// Puts `file` into the stub that asks and answers it with the number: in one call since Linux 5.14.
+void Supervisor::install(const base::SharedFd& file, uint32_t at, Answer& answer) {
+  answer.go_on = false;
+  answer.value = at;
+  seccomp_notif_addfd add = {};
+  add.id = answer.id;
+  add.srcfd = static_cast<uint32_t>(file.get());
+  add.newfd = at;
+  add.newfd_flags = O_CLOEXEC;
+  add.flags = SECCOMP_ADDFD_FLAG_SETFD | SECCOMP_ADDFD_FLAG_SEND;
+  answer.given = ioctl(listener_.get(), SECCOMP_IOCTL_NOTIF_ADDFD, &add) >= 0;
+  if (answer.given) return;
+  add.flags = SECCOMP_ADDFD_FLAG_SETFD;
+  if (errno != EINVAL || ioctl(listener_.get(), SECCOMP_IOCTL_NOTIF_ADDFD, &add) < 0) answer.error = -ENOMEM;
 }
 
 void Supervisor::reap() {

@@ -41,8 +41,16 @@ class Supervisor {
  private:
   void validate();
   bool answer_one();
-  // 0, or what the call fails with.
-  int approve(uint64_t id, pid_t tid, uint64_t nr, const uint64_t* args);
+  // Fills in the answer, unless it was given already.
+  struct Answer {
+    uint64_t id;
+    int64_t value = 0;
+    int error = 0;
+    bool go_on = true;   // the call is made
+    bool given = false;
+  };
+  void approve(pid_t tid, uint64_t nr, const uint64_t* args, Answer& answer);
+  void install(const base::SharedFd& file, uint32_t at, Answer& answer);
   void reap();
   void bury(pid_t pid);
 

@@ -58,12 +58,13 @@ class SystrapAddressSpace final : public AddressSpace {
 
   struct QueuedOp {
     HostOp op;
-    base::RefPtr<base::SharedFd> file;  // kFdHostFile
+    base::RefPtr<base::SharedFd> file;  // of a host file's mapping
   };
   void push(const HostOp& op, const base::RefPtr<base::SharedFd>& file = nullptr) REQUIRES(mu_);
   void note_drops() REQUIRES(mu_);
   // Moves queued operations into the ring; true when all fit. `asks`: the validator will be asked for one of them.
   bool publish(bool& asks);
+  void place_file(QueuedOp& queued) REQUIRES(mu_);
   bool expect(const QueuedOp& queued, uint64_t sequence);  // false: the filter lets it pass
   base::Result<StubThread> take_thread();
   base::Result<StubThread> clone_thread() REQUIRES(mu_);
@@ -89,6 +90,14 @@ class SystrapAddressSpace final : public AddressSpace {
   std::vector<SystrapContext*> contexts_ GUARDED_BY(mu_);
   uint64_t next_slot_ GUARDED_BY(mu_) = 1;
   bool slow_trampolines_ GUARDED_BY(mu_) = false;
+  // What the stub has at kFdHostFile and on once it has done all that was published.
+  struct PlacedFile {
+    base::RefPtr<base::SharedFd> file;
+    uint64_t last_use = 0;
+  };
+  PlacedFile files_[kHostFiles] GUARDED_BY(mu_);
+  uint64_t file_uses_ GUARDED_BY(mu_) = 0;
+  uint32_t failed_installs_seen_ GUARDED_BY(mu_) = 0;
 };
 
 class SystrapContext final : public Context {

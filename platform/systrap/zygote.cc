@@ -34,6 +34,8 @@ uint64_t random_below(uint64_t limit) {
   return value % limit;
 }
 
+static_assert(kFdHostFile == filters::kFirstHostFileFd && kHostFiles == filters::kHostFileFds);
+
 void* pointer(uint64_t address) { return reinterpret_cast<void*>(address); }
 
 // The layout of the kernel's rt_sigaction.
@@ -122,6 +124,7 @@ base::HostResult<base::UniqueFd> Zygote::start(const PlatformConfig& config) {
   std::vector<sock_filter> filter = filters::build_stub_filter(layout_.text());
   CHECK(filter.size() * sizeof(sock_filter) <= kBoardBoot - kBoardFilter);
   std::memcpy(control_.at<char>(kZygoteFileOffset + kBoardFilter), filter.data(), filter.size() * sizeof(sock_filter));
+  std::memcpy(control_.at<char>(kTextFileOffset), kStubImage, kStubImageSize);
   auto* boot = control_.at<ZygoteBoot>(kZygoteFileOffset + kBoardBoot);
   const TrampolineZones& z = layout_.zones;
   *boot = {layout_.area, filter.size(), layout_.area + kZygoteOffset + kBoardFilter,
@@ -151,12 +154,10 @@ void Zygote::move_vdso() {
   }
 }
 
-void Zygote::map_child(const void* image) {
+void Zygote::map_child() {
   const uint64_t area = layout_.area;
-  map_fixed(layout_.text(), kTextSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  std::memcpy(pointer(layout_.text()), image, kStubImageSize);
-  must(mprotect(pointer(layout_.text()), kTextSize, PROT_READ | PROT_EXEC) == 0, 12);
-  map_fixed(area + kDoorbellOffset, 2 * abi::kPageSize, PROT_READ, MAP_SHARED, kFdControl, kDoorbellFileOffset);
+  map_fixed(layout_.text(), kTextSize, PROT_READ | PROT_EXEC, MAP_SHARED, kFdControlReadOnly, kTextFileOffset);
+  map_fixed(area + kDoorbellOffset, 2 * abi::kPageSize, PROT_READ, MAP_SHARED, kFdControlReadOnly, kDoorbellFileOffset);
   map_fixed(area + kZygoteOffset, kUnitSize, PROT_READ | PROT_WRITE, MAP_SHARED, kFdControl, kZygoteFileOffset);
 }
 
@@ -170,13 +171,18 @@ void Zygote::run_child(const PlatformConfig& config, int socket) {
   rlimit no_core = {0, 0};
   setrlimit(RLIMIT_CORE, &no_core);
 
-  const int wanted[4] = {config.memory_fd, config.memory_fd_ro, control_.fd(), socket};
-  int high[4];
-  for (int i = 0; i < 4; ++i) must((high[i] = fcntl(wanted[i], F_DUPFD, 64)) >= 0, 14);
-  for (int i = 0; i < 4; ++i) must(dup3(high[i], i, O_CLOEXEC) == i, 15);
-  must(close_range(4, ~0u, 0) == 0, 16);
+  struct {
+    int from, to;
+  } fds[] = {{config.memory_fd, kFdMemory},
+             {config.memory_fd_ro, kFdMemoryReadOnly},
+             {control_.fd(), kFdControl},
+             {socket, kFdBootSocket},
+             {control_.fd_read_only(), kFdControlReadOnly}};
+  for (auto& fd : fds) must((fd.from = fcntl(fd.from, F_DUPFD, 64)) >= 0, 14);
+  for (auto& fd : fds) must(dup3(fd.from, fd.to, O_CLOEXEC) == fd.to, 15);
+  must(close_range(kFdListener, kFdListener, 0) == 0 && close_range(kFdControlReadOnly + 1, ~0u, 0) == 0, 16);
 
-  map_child(kStubImage);
+  map_child();
   move_vdso();
   uint64_t mask = ~uint64_t{0};
   syscall(SYS_rt_sigprocmask, SIG_SETMASK, &mask, nullptr, 8);

@@ -50,7 +50,7 @@ class Zygote {
   void request_locked() REQUIRES(mu_);
   base::HostResult<void> choose_layout();
   [[noreturn]] void run_child(const PlatformConfig& config, int socket);
-  void map_child(const void* image);
+  void map_child();
   void move_vdso();
 
   struct HostRange {

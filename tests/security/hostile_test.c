@@ -230,6 +230,61 @@ TEST_TIMEOUT(every_host_call_through_every_gadget, 60) {
   end_witness(witness);
 }
 
+// The stub's own mprotect on what it only reads: the right to write must not come, by whatever way it is asked for.
+static uintptr_t target_page;
+static void *write_at_target(void *unused) {
+  (void)unused;
+  while (target_page)
+    if (can_write(target_page)) board[4] = 1;
+  return NULL;
+}
+static void widen_step(int i) {
+  uintptr_t gadget = gadgets[i % gadget_count], page = target_page;
+  pthread_t t;
+  pthread_create(&t, NULL, write_at_target, NULL);
+  usleep(1000);
+  long nr = SYS_mprotect;
+  char stack[4096] __attribute__((aligned(16)));
+  register char *top __asm__("r14") = stack + 2048;
+  if (fork() == 0) _exit(0);  // the parent's pages are write-protected: nothing else is to be
+  __asm__ volatile(
+      "mov %%rsp, %%rbx\n\tmov $4096, %%esi\n\tmov $7, %%edx\n\tmov %%r14, %%rsp\n\tcall *%2\n\tmov %%rbx, %%rsp"
+      : "+a"(nr), "+D"(page), "+c"(gadget), "+r"(top) : : "rbx", "rsi", "rdx", "r8", "r9", "r10", "r11", "memory", "cc");
+  usleep(5000);
+  if (can_write(target_page)) board[4] = 1;
+  target_page = 0;
+  _exit(0);
+}
+static void try_to_widen(uintptr_t page) {
+  target_page = page;
+  attack(gadget_count, widen_step, 100, 4000);
+  if (board[4]) printf("# %lx can be written\n", page);
+  EXPECT_EQ(board[4], 0);
+}
+TEST_TIMEOUT(stub_pages_stay_read_only, 60) {
+  find_stub();
+  struct range *text = executable_range();
+  if (!text) SKIP("no readable stub text");
+  gadget_count = 0;
+  for (uintptr_t at = text->start; at + 1 < text->end && gadget_count < 64; at++)
+    if (((unsigned char *)at)[0] == 0x0f && ((unsigned char *)at)[1] == 0x05) gadgets[gadget_count++] = at;
+  pid_t witness = start_witness();
+  uintptr_t vdso = getauxval(AT_SYSINFO_EHDR);
+  for (int k = 0; k < range_count; k++) {
+    bool host_vdso = vdso >= ranges[k].start - 0x40000 && vdso < ranges[k].end;  // private to the process, also on Linux
+    if (!ranges[k].writable && !host_vdso) try_to_widen(ranges[k].start);
+  }
+  // Trampolines are every process's.
+  char line[512];
+  FILE *maps = fopen("/proc/self/maps", "r");
+  while (maps && fgets(line, sizeof line, maps)) {
+    unsigned long start;
+    if (strstr(line, "[sandbox]") && sscanf(line, "%lx", &start) == 1) try_to_widen(start);
+  }
+  if (maps) fclose(maps);
+  end_witness(witness);
+}
+
 static volatile bool done;
 static unsigned seed;
 static unsigned next_random(void) {

@@ -34,10 +34,11 @@ static_assert(kSlotsOffset + kMaxThreads * kSlotSize <= kBlocksOffset);
 static_assert(kBlocksOffset + in_place::kBlocks * in_place::kBlockSize <= kAreaSize);
 static_assert(kSlotsOffset % kSlotSize == 0);
 
-// --- The control file: the doorbell, the zygote's board, trampolines, then units of 64 KiB. ---
+// --- The control file: the doorbell, the zygote's board, the stub's text, trampolines, then units of 64 KiB. ---
 inline constexpr uint64_t kDoorbellFileOffset = 0;
 inline constexpr uint64_t kWaitingFileOffset = 0x1000;
 inline constexpr uint64_t kZygoteFileOffset = 0x1'0000;
+inline constexpr uint64_t kTextFileOffset = 0x2'0000;
 inline constexpr uint64_t kTrampolineFileOffset = 0x10'0000;
 inline constexpr uint64_t kUnitsFileOffset = 0x200'0000;
 inline constexpr uint64_t kUnitSize = 0x1'0000;
@@ -48,13 +49,20 @@ inline constexpr uint64_t kUnitFutexes = 0x6000;
 inline constexpr uint64_t kUnitShared = 0x7000;
 inline constexpr uint64_t kUnitSlot = 0x8000;
 
-// Descriptors of a stub.
+// Descriptors of a stub. What it must never write is mapped through those that are open for reading only: no mprotect gives
+// such a mapping the right to write.
 inline constexpr int kFdMemory = 0;
 inline constexpr int kFdMemoryReadOnly = 1;
 inline constexpr int kFdControl = 2;
 inline constexpr int kFdBootSocket = 3;  // zygote, until the listener is handed over
 inline constexpr int kFdListener = 4;    // likewise
-inline constexpr int kFdHostFile = 5;    // the host file that was mapped last; the supervisor puts it there
+inline constexpr int kFdControlReadOnly = 5;
+// Host files, kHostFiles of them, which the supervisor puts there on request. The filter compares all but the low bits.
+inline constexpr int kFdHostFile = 16;
+inline constexpr int kHostFiles = 16;
+// With these flags mmap maps nothing: it asks the supervisor for the file of its descriptor, and returns that (MAP_DENYWRITE
+// means nothing to the host).
+inline constexpr uint32_t kInstallFlags = 0x811;
 
 inline constexpr int kInterruptSignal = 10;  // SIGUSR1
 
@@ -199,8 +207,9 @@ struct HostOp {
   uint32_t kind;
   uint16_t prot;      // PROT_*
   uint8_t fd;         // kOpMap: which descriptor
-  uint8_t populate;
+  uint8_t flags;      // kOpMap: HostOpFlags
 };
+enum HostOpFlags : uint8_t { kPopulate = 1, kInstall = 2 /* the descriptor's file first */ };
 static_assert(sizeof(HostOp) == 32);
 inline constexpr uint64_t kRingOps = kUnitDescriptors / sizeof(HostOp);
 
@@ -269,7 +278,7 @@ struct ZygoteBoot {
   uint64_t filter;  // address of the BPF program
   struct Zone {
     uint64_t address, length, offset;
-  } zones[2];  // trampolines, r-x from the control file
+  } zones[2];  // trampolines, r-x
 };
 
 }  // namespace platform::systrap

@@ -77,14 +77,15 @@ void do_host_op(const HostOp& op) {
   switch (op.kind) {
     case kOpMap:
       for (int tries = 0;; ++tries) {
+        r = op.flags & kInstall ? call(kMmap, op.address, op.length, op.prot, kInstallFlags, op.fd, op.offset) : 0;
         // MAP_SHARED | MAP_FIXED (| MAP_POPULATE)
-        r = call(kMmap, op.address, op.length, op.prot, op.populate ? 0x8011 : 0x11, op.fd, op.offset);
+        if (r >= 0) r = call(kMmap, op.address, op.length, op.prot, op.flags & kPopulate ? 0x8011 : 0x11, op.fd, op.offset);
         if (r != kErrEINTR && (r >= 0 || r < -4095)) return;
         if (r == kErrEINTR || r == kErrEAGAIN) continue;
         // The host's limit of mappings: mappings are a cache, start with an empty one.
         if (r == kErrENOMEM && tries < 4) {
           drop_all();
-        } else if (op.fd == kFdHostFile) {
+        } else if (op.fd >= kFdHostFile) {
           call(kMunmap, op.address, op.length);
           __atomic_fetch_add(&shared()->refused, 1, __ATOMIC_RELEASE);
           return;
@@ -648,7 +649,7 @@ void send_listener(int listener) {
 long spawn(uint64_t unit) {
   uint64_t base = area();
   long r;
-  do r = call(kMmap, base + kRingOffset, kUnitShared, 1, 0x11, kFdControl, unit);
+  do r = call(kMmap, base + kRingOffset, kUnitShared, 1, 0x11, kFdControlReadOnly, unit);
   while (r == kErrEINTR);
   if (r < 0) return r;
   do r = call(kMmap, base + kSharedOffset, kUnitSize - kUnitShared, 3, 0x11, kFdControl, unit + kUnitShared);
@@ -669,7 +670,7 @@ extern "C" [[noreturn]] void zygote_main(const ZygoteBoot* boot) {
   uint64_t stack[3] = {base + kSlotsOffset + kSlotStack, 0, kSlotSize - kSlotStack};
   if (call(kSigaltstack, addr(&stack[0]), 0) < 0) die();
   for (const auto& zone : boot->zones)
-    if (call(kMmap, zone.address, zone.length, 5, 0x11, kFdControl, zone.offset) < 0) die();
+    if (call(kMmap, zone.address, zone.length, 5, 0x11, kFdControlReadOnly, zone.offset) < 0) die();
   struct {
     uint16_t len;
     uint64_t filter;
