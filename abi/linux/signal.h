@@ -74,6 +74,9 @@ enum : uint64_t {
   kSA_NOCLDSTOP = 1, kSA_NOCLDWAIT = 2, kSA_SIGINFO = 4, kSA_EXPOSE_TAGBITS = 0x800, kSA_RESTORER = 0x04000000,
   kSA_ONSTACK = 0x08000000, kSA_RESTART = 0x10000000, kSA_NODEFER = 0x40000000, kSA_RESETHAND = 0x80000000,
 };
+// UAPI_SA_FLAGS: those that rt_sigaction(2) keeps.
+inline constexpr uint64_t kSaFlags = kSA_NOCLDSTOP | kSA_NOCLDWAIT | kSA_SIGINFO | kSA_EXPOSE_TAGBITS | kSA_RESTORER | kSA_ONSTACK |
+                                     kSA_RESTART | kSA_NODEFER | kSA_RESETHAND;
 inline constexpr uint64_t kSIG_DFL = 0, kSIG_IGN = 1;
 
 struct SigAction {

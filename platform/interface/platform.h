@@ -13,6 +13,7 @@
 // to anyone that an unmap has happened before a page is freed.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <functional>
@@ -61,6 +62,12 @@ enum class ResumeMode : uint8_t {
   kSyscallReturn,  // only rax changed since the event (rcx, r11 as `syscall` leaves them): the fast way back
   kFull,           // load every register from regs()
 };
+
+// rt_sigaction(2)'s, one for each of the 64 signals.
+struct SignalAction {
+  uint64_t handler = 0, flags = 0, restorer = 0, mask = 0;
+};
+using SignalActions = std::array<SignalAction, 64>;
 
 // One guest thread's machine state. Owned by its task; destroyed only while stopped, and before its
 // address space.
@@ -111,6 +118,15 @@ class Context {
   // Held: the sentry must see the guest's changes of the mask. Any thread, at any time; who holds and then reads
   // signal_mask() either sees a change or gets the call that makes it.
   virtual void hold_signal_mask(bool held) { (void)held; }
+
+  // The guest's signal actions, so that a platform can answer rt_sigaction(2) in place where nothing comes of it: questions, and what leaves
+  // a signal at its default action, other than to be ignored, or changes nothing. Only for the one thread of a process, with the guest
+  // stopped. False: this platform does not.
+  virtual bool show_signal_actions(const SignalActions& actions) { (void)actions; return false; }
+  virtual void set_signal_action(int32_t signo, const SignalAction& action) { (void)signo, (void)action; }
+  // What the guest has made of it. The guest's own word; only where the handler is the default may it differ.
+  virtual SignalAction signal_action(int32_t signo) const { (void)signo; return {}; }
+  virtual void hide_signal_actions() {}
 
   // How much of the time between the last resume() and its event, both in ticks of the time-stamp counter, the guest ran:
   // without what waking host threads took. A hint, which a hostile guest can choose.

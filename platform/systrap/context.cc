@@ -37,6 +37,7 @@ SystrapContext::SystrapContext(SystrapPlatform& platform, SystrapAddressSpace& a
     : platform_(platform), as_(as), thread_(thread), xstate_(host_xstate_size()) {
   init_xstate(xstate_);
   poke(thread_.slot->in_place.enabled, 0u);
+  poke(thread_.slot->in_place.actions, 0u);
   platform_.enrol(*this);
   base::MutexLock lock(as_.mu_);
   as_.contexts_.push_back(this);
@@ -118,6 +119,28 @@ uint64_t SystrapContext::signal_mask() const { return __atomic_load_n(&thread_.s
 void SystrapContext::hold_signal_mask(bool held) {
   __atomic_store_n(&thread_.slot->in_place.mask_held, held ? 1 : 0, __ATOMIC_SEQ_CST);
 }
+
+bool SystrapContext::show_signal_actions(const SignalActions& actions) {
+  static_assert(sizeof(SignalActions) == sizeof(Slot::actions));
+  for (size_t i = 0; i < actions.size(); ++i) set_signal_action(static_cast<int32_t>(i) + 1, actions[i]);
+  poke(thread_.slot->in_place.actions, 1u);
+  return true;
+}
+
+void SystrapContext::set_signal_action(int32_t signo, const SignalAction& action) {
+  Slot::Action& to = thread_.slot->actions[signo - 1];
+  poke(to.handler, action.handler);
+  poke(to.flags, action.flags);
+  poke(to.restorer, action.restorer);
+  poke(to.mask, action.mask);
+}
+
+SignalAction SystrapContext::signal_action(int32_t signo) const {
+  const Slot::Action& a = thread_.slot->actions[signo - 1];
+  return {peek(a.handler), peek(a.flags), peek(a.restorer), peek(a.mask)};
+}
+
+void SystrapContext::hide_signal_actions() { poke(thread_.slot->in_place.actions, 0u); }
 
 void SystrapContext::set_in_place(const InPlaceValues& v) {
   InPlaceSlot& to = thread_.slot->in_place;

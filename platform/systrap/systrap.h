@@ -123,6 +123,10 @@ class SystrapContext final : public Context {
   bool set_signal_mask(uint64_t mask) override;
   uint64_t signal_mask() const override;
   void hold_signal_mask(bool held) override;
+  bool show_signal_actions(const SignalActions& actions) override;
+  void set_signal_action(int32_t signo, const SignalAction& action) override;
+  SignalAction signal_action(int32_t signo) const override;
+  void hide_signal_actions() override;
   uint64_t guest_ticks(uint64_t resumed, uint64_t stopped) const override;
 
  private:

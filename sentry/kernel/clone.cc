@@ -60,9 +60,17 @@ Result<Copies> copy_resources(Task& task, uint64_t flags) {
 
 RefPtr<ThreadGroup> group_for_child(Task& task, const CloneArgs& args) {
   ThreadGroup& group = task.thread_group();
-  if (args.flags & kCLONE_THREAD) return RefPtr<ThreadGroup>(&group);
+  if (args.flags & kCLONE_THREAD) {
+    hide_signal_actions(task, *group.signal_handlers());
+    return RefPtr<ThreadGroup>(&group);
+  }
   RefPtr<SignalHandlers> handlers = group.signal_handlers();
-  if (!(args.flags & kCLONE_SIGHAND)) handlers = handlers->fork();
+  if (args.flags & kCLONE_SIGHAND) {
+    hide_signal_actions(task, *handlers);
+  } else {
+    take_signal_actions(task, *handlers);
+    handlers = handlers->fork();
+  }
   if (args.flags & kCLONE_CLEAR_SIGHAND) handlers->reset_for_exec();
   auto child = base::make_ref<ThreadGroup>(task.kernel(), RefPtr<Container>(&group.container()), std::move(handlers), group.limits());
   child->oom_score_adj.store(group.oom_score_adj.load());

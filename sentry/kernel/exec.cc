@@ -133,6 +133,7 @@ Result<void> exec_task(Task& task, ExecArgs args) {
   task.fds().catch_up(task);
   task.fds().drop_view(FdTable::Again::kMaybe);
   task.priv().descriptors_foreign = false;
+  hide_signal_actions(task, *task.thread_group().signal_handlers());
   switch_memory(task, program, std::move(context));
   close_on_exec(task);
   reset_signals(task);

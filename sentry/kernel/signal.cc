@@ -31,6 +31,11 @@ DefaultAction default_action(int32_t signo) {
   }
 }
 
+bool is_ignored_by_default(int32_t signo) {
+  const DefaultAction d = default_action(signo);
+  return d == DefaultAction::kIgnore || d == DefaultAction::kContinue;
+}
+
 SigInfo kernel_signal(int32_t signo) {
   SigInfo info;
   info.signo = signo;
@@ -115,6 +120,41 @@ void take_mask(Task& task) {
   p.blocked = SigSet{mask};
 }
 
+void show_signal_actions(Task& task, int32_t signo) {
+  constexpr uint8_t kWorth = 6;
+  const auto for_platform = [](const SigAction& a) { return platform::SignalAction{a.handler, a.flags, a.restorer, a.mask.bits}; };
+  Task::Private& p = task.priv();
+  ThreadGroup& group = task.thread_group();
+  RefPtr<SignalHandlers> handlers = group.signal_handlers();
+  if (p.actions_shown) return p.context->set_signal_action(signo, for_platform(handlers->get(signo)));
+  if (++p.action_calls < kWorth) return;
+  p.action_calls = 0;
+  if (group.thread_count() != 1 || handlers->ref_count_for_debug() > 2) return;  // ours and the group's
+  platform::SignalActions shown;
+  handlers->for_each([&](int32_t n, const SigAction& a) { shown[static_cast<size_t>(n - 1)] = for_platform(a); });
+  p.actions_shown = p.context->show_signal_actions(shown);
+}
+
+void take_signal_actions(const Task& task, SignalHandlers& handlers) {
+  const Task::Private& p = task.priv();
+  if (!p.actions_shown) return;
+  handlers.for_each([&](int32_t n, SigAction& action) {
+    if (action.handler != abi::kSIG_DFL || is_ignored_by_default(n) || abi::kUnblockableSignals.has(n)) return;
+    const platform::SignalAction own = p.context->signal_action(n);
+    action.flags = own.flags & abi::kSaFlags;
+    action.restorer = own.restorer;
+    action.mask = SigSet{own.mask} & ~abi::kUnblockableSignals;
+  });
+}
+
+void hide_signal_actions(Task& task, SignalHandlers& handlers) {
+  Task::Private& p = task.priv();
+  if (!p.actions_shown) return;
+  take_signal_actions(task, handlers);
+  p.actions_shown = false;
+  p.context->hide_signal_actions();
+}
+
 namespace {
 
 void count_queued_locked(ThreadGroup& group) REQUIRES(group.signal_mu) {
@@ -148,8 +188,7 @@ bool is_ignored_locked(ThreadGroup& group, const Task* target, int32_t signo, Si
   if (t && (live_mask_locked(*t).has(signo) || t->priv().waiting_for.has(signo))) return false;
   if (action.handler == abi::kSIG_IGN) return true;
   if (action.handler != abi::kSIG_DFL) return false;
-  const DefaultAction d = default_action(signo);
-  return d == DefaultAction::kIgnore || d == DefaultAction::kContinue;
+  return is_ignored_by_default(signo);
 }
 
 // Everything stopped goes on; the first thread that runs reports it to the parent.
@@ -289,6 +328,7 @@ void force_signal(Task& task, const SigInfo& info) {
   const SigAction action = group.handlers->get(info.signo);
   const bool blocked = p.blocked.has(info.signo);
   if (blocked || action.handler == abi::kSIG_IGN) {
+    hide_signal_actions(task, *group.handlers);
     group.handlers->exchange(info.signo, SigAction{});
     p.blocked.remove(info.signo);
   }
@@ -469,6 +509,7 @@ Next next_signal(Task& task, SigInfo& info, SigAction& action) {
         if (action.handler == abi::kSIG_IGN) continue;
         if (action.handler != abi::kSIG_DFL) {
           if (action.flags & abi::kSA_RESETHAND) {
+            hide_signal_actions(task, *group.handlers);
             SigAction reset = action;
             reset.handler = abi::kSIG_DFL;
             group.handlers->exchange(info.signo, reset);
@@ -479,7 +520,7 @@ Next next_signal(Task& task, SigInfo& info, SigAction& action) {
         }
         if (group.unkillable) continue;
         const DefaultAction d = default_action(info.signo);
-        if (d == DefaultAction::kIgnore || d == DefaultAction::kContinue) continue;
+        if (is_ignored_by_default(info.signo)) continue;
         if (d == DefaultAction::kStop) {
           begin_stop_with = info.signo;
         } else {
@@ -584,7 +625,11 @@ SignalOutcome handle_signals(Task& task, bool after_syscall) {
     changed = true;
     if (!push_frame(task, info, action)) {
       // The stack is unusable: SIGSEGV, by its default action if that was the one that failed.
-      if (info.signo == abi::kSIGSEGV) task.thread_group().signal_handlers()->exchange(abi::kSIGSEGV, SigAction{});
+      if (info.signo == abi::kSIGSEGV) {
+        RefPtr<SignalHandlers> handlers = task.thread_group().signal_handlers();
+        hide_signal_actions(task, *handlers);
+        handlers->exchange(abi::kSIGSEGV, SigAction{});
+      }
       force_signal(task, kernel_signal(abi::kSIGSEGV));
     }
   }

@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "abi/linux/signal.h"
+#include "base/core/function_ref.h"
 #include "base/ref/ref.h"
 #include "base/sync/mutex.h"
 
@@ -25,6 +26,11 @@ class SignalHandlers final : public base::RefCounted {
     return std::exchange(actions_[signo - 1], action);
   }
   base::RefPtr<SignalHandlers> fork() const;
+  // `f(signo, action)` for each, under the lock; it may change them.
+  void for_each(base::FunctionRef<void(int32_t, abi::SigAction&)> f) {
+    base::MutexLock lock(mu_);
+    for (int32_t n = 1; n <= abi::kNSIG; ++n) f(n, actions_[n - 1]);
+  }
   // execve(2): handlers become SIG_DFL, ignored stays ignored. clone3's CLONE_CLEAR_SIGHAND does the same.
   void reset_for_exec();
 
@@ -49,6 +55,7 @@ struct SignalQueue {
 
 enum class DefaultAction : uint8_t { kTerminate, kCore, kIgnore, kStop, kContinue };
 DefaultAction default_action(int32_t signo);
+bool is_ignored_by_default(int32_t signo);
 
 inline constexpr abi::SigSet kStopSignals{abi::SigSet::of(abi::kSIGSTOP).bits | abi::SigSet::of(abi::kSIGTSTP).bits |
                                           abi::SigSet::of(abi::kSIGTTIN).bits | abi::SigSet::of(abi::kSIGTTOU).bits};

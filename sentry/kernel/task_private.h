@@ -56,6 +56,9 @@ struct Task::Private final : public vfs::OpContext::Waker {
   SignalQueue pending;
   abi::SigSet blocked;  // while the guest runs: see live_mask_locked()
   bool mask_in_place = false;           // the platform lets the guest change it
+  // TASK_ONLY:
+  bool actions_shown = false;           // the platform answers rt_sigaction, see show_signal_actions()
+  uint8_t action_calls = 0;             // that came here, up to enough of them
   std::atomic<bool> mask_held{false};   // ... but not now, as something is pending
   uint64_t shown_mask = ~uint64_t{0};   // TASK_ONLY: what the platform has of it, for all that we know
   abi::SigSet waiting_for;  // sigtimedwait(2): wakes for these although they are blocked
@@ -96,6 +99,14 @@ uint64_t cpu_ticks();
 void task_main(Task& task);
 // Tells the platform what it may answer in place.
 void update_in_place(Task& task);
+
+// After a call of rt_sigaction(2) that was not answered in place: the platform may answer the next ones, if this task is the only one that
+// the actions are about. The handlers keep all that somebody else could notice; the rest comes back with take_signal_actions().
+void show_signal_actions(Task& task, int32_t signo);
+// Before the actions (`handlers` are the task's) are read for more than their handlers.
+void take_signal_actions(const Task& task, SignalHandlers& handlers);
+// Before they change in another way than by that call, or are shared.
+void hide_signal_actions(Task& task, SignalHandlers& handlers);
 
 // A task's filters from now on; the stub answers nothing by itself any more.
 void install_seccomp(Task& task, base::RefPtr<SeccompFilter> filter);

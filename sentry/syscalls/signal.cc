@@ -34,15 +34,20 @@ Result<void> sys_rt_sigaction(Task& task, Signo signo, UserIn<SigAction> action,
   const int32_t n = signo.value();
   if (!action.is_null() && abi::kUnblockableSignals.has(n)) return err(kEINVAL);
   RefPtr<kernel::SignalHandlers> handlers = task.thread_group().signal_handlers();
-  if (action.is_null()) return task.write_if(old, handlers->get(n));
+  kernel::take_signal_actions(task, *handlers);
+  if (action.is_null()) {
+    const SigAction now = handlers->get(n);
+    handlers.reset();
+    kernel::show_signal_actions(task, n);
+    return task.write_if(old, now);
+  }
   next.mask = next.mask & ~abi::kUnblockableSignals;
   // UAPI_SA_FLAGS: unknown bits are cleared, so that programs can ask which ones are known.
-  next.flags &= abi::kSA_NOCLDSTOP | abi::kSA_NOCLDWAIT | abi::kSA_SIGINFO | abi::kSA_EXPOSE_TAGBITS | abi::kSA_RESTORER |
-                abi::kSA_ONSTACK | abi::kSA_RESTART | abi::kSA_NODEFER | abi::kSA_RESETHAND;
+  next.flags &= abi::kSaFlags;
   const SigAction previous = handlers->exchange(n, next);
-  const kernel::DefaultAction d = kernel::default_action(n);
-  const bool ignores = next.handler == abi::kSIG_IGN ||
-                       (next.handler == abi::kSIG_DFL && (d == kernel::DefaultAction::kIgnore || d == kernel::DefaultAction::kContinue));
+  handlers.reset();
+  kernel::show_signal_actions(task, n);
+  const bool ignores = next.handler == abi::kSIG_IGN || (next.handler == abi::kSIG_DFL && kernel::is_ignored_by_default(n));
   if (ignores) {
     // What is pending is thrown away, even if it is blocked (POSIX 3.3.1.3).
     ThreadGroup& group = task.thread_group();

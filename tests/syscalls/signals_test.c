@@ -529,3 +529,116 @@ TEST(busy_loop_is_interrupted) {
   OK(kill(pid, SIGKILL));
   EXPECT_KILLED(pid, SIGKILL);
 }
+
+// ---- many questions and changes of actions in a row: what is answered without the kernel's help must not differ ----
+
+struct raw_action {
+  unsigned long handler, flags, restorer, mask;
+};
+static long raw_sigaction(int signo, const struct raw_action *set, struct raw_action *old) {
+  return syscall(SYS_rt_sigaction, signo, set, old, 8);
+}
+static bool is_action(int signo, unsigned long handler, unsigned long flags, unsigned long mask) {
+  struct raw_action a = {1, 1, 1, 1};
+  return raw_sigaction(signo, NULL, &a) == 0 && a.handler == handler && a.flags == flags && a.mask == mask;
+}
+// One site, so that it is no longer new when it matters.
+static void ask_often(void) {
+  struct raw_action a;
+  for (int i = 0; i < 40; i++) OK(raw_sigaction(1 + i % 31, NULL, &a));
+}
+TEST(action_details_are_kept) {
+  ask_often();
+  struct raw_action set = {0, SA_RESTART | SA_NODEFER | 0x20, 0, ~0UL}, old;
+  for (int n = 1; n <= 64; n++) {
+    if (n == SIGKILL || n == SIGSTOP) {
+      EXPECT_ERR(raw_sigaction(n, &set, NULL), EINVAL);
+      EXPECT_TRUE(is_action(n, 0, 0, 0));
+      continue;
+    }
+    OK(raw_sigaction(n, &set, &old));
+    EXPECT_EQ(old.flags, 0UL);
+    EXPECT_TRUE(is_action(n, 0, SA_RESTART | SA_NODEFER, ~0UL & ~(1UL << (SIGKILL - 1) | 1UL << (SIGSTOP - 1))));
+  }
+  EXPECT_ERR(raw_sigaction(0, NULL, &old), EINVAL);
+  EXPECT_ERR(raw_sigaction(65, NULL, &old), EINVAL);
+  EXPECT_ERR(syscall(SYS_rt_sigaction, SIGUSR1, NULL, &old, 4), EINVAL);
+  EXPECT_ERR(raw_sigaction(SIGUSR1, (void *)8, NULL), EFAULT);
+  EXPECT_ERR(raw_sigaction(SIGUSR1, NULL, (void *)8), EFAULT);
+}
+TEST(actions_after_fork_vfork_thread_and_exec) {
+  ask_often();
+  struct raw_action set = {0, SA_NODEFER, 0, 0x10};
+  OK(raw_sigaction(SIGUSR1, &set, NULL));
+  IN_CHILD(child, {
+    EXPECT_TRUE(is_action(SIGUSR1, 0, SA_NODEFER, 0x10));
+    ask_often();
+    struct raw_action other = {0, SA_RESTART, 0, 0x20};
+    OK(raw_sigaction(SIGUSR1, &other, NULL));
+    EXPECT_TRUE(is_action(SIGUSR1, 0, SA_RESTART, 0x20));
+  });
+  EXPECT_EXIT(child, 0);
+  EXPECT_TRUE(is_action(SIGUSR1, 0, SA_NODEFER, 0x10));
+  // A vfork child's changes are its own.
+  pid_t v = vfork();
+  if (v == 0) {
+    struct raw_action other = {0, SA_ONSTACK, 0, 0x40}, a;
+    for (int i = 0; i < 20; i++) raw_sigaction(SIGUSR1, &other, NULL);
+    raw_sigaction(SIGUSR1, NULL, &a);
+    _exit(a.mask == 0x40 && a.flags == SA_ONSTACK ? 0 : 1);
+  }
+  EXPECT_EXIT(v, 0);
+  EXPECT_TRUE(is_action(SIGUSR1, 0, SA_NODEFER, 0x10));
+}
+static void *change_usr2(void *unused) {
+  (void)unused;
+  struct raw_action set = {0, SA_RESTART, 0, 0x80};
+  return (void *)(long)(is_action(SIGUSR1, 0, SA_NODEFER, 0x10) ? raw_sigaction(SIGUSR2, &set, NULL) : 5);
+}
+TEST(actions_are_the_process_s) {
+  ask_often();
+  struct raw_action set = {0, SA_NODEFER, 0, 0x10};
+  OK(raw_sigaction(SIGUSR1, &set, NULL));
+  pthread_t t;
+  void *result;
+  EXPECT_EQ(pthread_create(&t, NULL, change_usr2, NULL), 0);
+  pthread_join(t, &result);
+  EXPECT_EQ((long)result, 0L);
+  EXPECT_TRUE(is_action(SIGUSR2, 0, SA_RESTART, 0x80));
+  ask_often();
+  EXPECT_TRUE(is_action(SIGUSR2, 0, SA_RESTART, 0x80));
+}
+static volatile sig_atomic_t reset_count;
+static void count_reset(int signo) { (void)signo, reset_count++; }
+TEST(one_shot_handler_after_many_questions) {
+  ask_often();
+  struct sigaction a = {.sa_flags = (int)SA_RESETHAND};
+  a.sa_handler = count_reset;
+  OK(sigaction(SIGUSR1, &a, NULL));
+  for (int i = 0; i < 10; i++) OK(sigaction(SIGUSR1, &a, NULL));
+  raise(SIGUSR1);
+  EXPECT_EQ(reset_count, 1);
+  struct raw_action now;
+  OK(raw_sigaction(SIGUSR1, NULL, &now));
+  EXPECT_EQ(now.handler, 0UL);
+}
+TEST(default_action_drops_what_it_ignores) {
+  ask_often();
+  sigset_t s = set_of(SIGCHLD, SIGWINCH), p;
+  signal(SIGCHLD, count_reset);
+  signal(SIGWINCH, count_reset);
+  OK(sigprocmask(SIG_BLOCK, &s, NULL));
+  raise(SIGCHLD);
+  OK(sigpending(&p));
+  EXPECT_TRUE(sigismember(&p, SIGCHLD));
+  signal(SIGCHLD, SIG_DFL);
+  OK(sigpending(&p));
+  EXPECT_TRUE(!sigismember(&p, SIGCHLD));
+  // Also when it was the default before.
+  struct raw_action dfl = {0, 0, 0, 0};
+  for (int i = 0; i < 10; i++) OK(raw_sigaction(SIGWINCH, &dfl, NULL));
+  raise(SIGWINCH);
+  OK(raw_sigaction(SIGWINCH, &dfl, NULL));
+  OK(sigpending(&p));
+  EXPECT_TRUE(!sigismember(&p, SIGWINCH));
+}

@@ -126,12 +126,13 @@ struct InPlaceSlot {
   int32_t pid, tid, ppid;
   uint32_t uid, euid, gid, egid;
   uint32_t mask_held;  // changes of the signal mask go to the sentry
+  uint32_t actions;    // Slot::actions is what rt_sigaction is about
   uint64_t mask;       // signal mask of the guest; the stub writes it too
 };
 
 // The calls that a stub answers, for counting them. Index 0 counts those that are not listed.
 inline constexpr uint16_t kNotListed = 0xffff;  // Platform::Claims::kOtherCalls
-inline constexpr uint16_t kInPlaceCalls[] = {kNotListed, 0,  1,  7,   14,  19,  20,  24,  39,  44, 45,
+inline constexpr uint16_t kInPlaceCalls[] = {kNotListed, 0,  1,  7,   13,  14,  19,  20,  24,  39,  44, 45,
                                             102, 104, 107, 108, 186, 202, 228, 232, 233, 281};
 struct InPlaceIndex {
   uint8_t of[256] = {};
@@ -179,6 +180,11 @@ struct Slot {
   alignas(64) uint32_t kicks_made;
   uint32_t kicks[kKicks];
   alignas(64) uint32_t kicks_seen;
+
+  // The signal actions of a process with one thread; the stub writes them too.
+  struct Action {
+    uint64_t handler, flags, restorer, mask;
+  } actions[64];
 
   // kCommand: map a slot and clone a thread that runs on it.
   uint64_t command_slot;    // address

@@ -340,6 +340,42 @@ bool sigmask_in_place(Slot* slot, SlotMode mode, int64_t& result) {
   return true;
 }
 
+// rt_sigaction(2) that asks, changes nothing, or leaves the default action of a signal that is not ignored by default: all that can
+// change there is what the next question is answered. (The C library's posix_spawn makes 122 such calls.)
+bool sigaction_in_place(Slot* slot, SlotMode mode, int64_t& result) {
+  constexpr uint64_t kIgnored = 1, kUnblockable = 1 << 8 | 1 << 18;  // SIG_IGN; SIGKILL, SIGSTOP
+  constexpr uint64_t kIgnoredByDefault = 1 << 16 | 1 << 17 | 1 << 22 | 1 << 27;  // SIGCHLD, SIGCONT, SIGURG, SIGWINCH
+  constexpr uint64_t kFlags = 0xdc000807;  // UAPI_SA_FLAGS
+  const StubRegisters& r = slot->regs;
+  const uint64_t number = static_cast<uint32_t>(r.rdi) - 1, set = r.rsi, old = r.rdx;
+  if (mode != kModeFast || !load(&slot->in_place.actions) || r.r10 != 8 || number > 63 || set >> 47 || old >> 47 || kUnblockable >> number & 1)
+    return false;
+  const auto copy = [](uint64_t to, uint64_t from) -> long {
+    auto* out = reinterpret_cast<volatile uint64_t*>(to);
+    for (int i = 0; i < 4; ++i) out[i] = reinterpret_cast<const volatile uint64_t*>(from)[i];
+    return 0;
+  };
+  Slot::Action& now = slot->actions[number];
+  Slot::Action next;
+  if (set != 0) {
+    if (guarded(copy, addr(&next), set, slot) != 0) return false;
+    next.flags &= kFlags;
+    next.mask &= ~kUnblockable;
+    if (next.handler != now.handler || next.handler == kIgnored) return false;
+    if (next.handler == 0 ? kIgnoredByDefault >> number & 1
+                          : next.flags != now.flags || next.restorer != now.restorer || next.mask != now.mask)
+      return false;
+  }
+  if (old != 0 && guarded(copy, old, addr(&now), slot) != 0) return false;
+  if (set != 0) {
+    now.flags = next.flags;
+    now.restorer = next.restorer;
+    now.mask = next.mask;
+  }
+  result = 0;
+  return true;
+}
+
 }  // namespace
 
 #include "platform/systrap/stub/stub_io.inc"  // NOLINT: a part of this file
@@ -355,6 +391,9 @@ Answer in_place(Slot* slot, SlotMode mode) {
   switch (number) {
     case 202:
       if (!futex_in_place(slot, mode, result)) return Answer::kNo;
+      break;
+    case 13:
+      if (!sigaction_in_place(slot, mode, result)) return Answer::kNo;
       break;
     case 14:
       if (!sigmask_in_place(slot, mode, result)) return Answer::kNo;
