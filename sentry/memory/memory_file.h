@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "abi/types/types.h"
 #include "base/core/result.h"
@@ -86,6 +87,7 @@ class MemoryFile {
 
  private:
   MemoryFile();
+  void decommit_all(std::vector<FileRange>& ranges);  // not empty; any order
   struct Impl;
   base::UniqueFd fd_, fd_ro_;
   HostFiles host_files_;

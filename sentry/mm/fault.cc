@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Page faults of guests and of user copies: large pieces around what was touched.
+#include <bit>
 #include <utility>
 
 #include "base/stats/stats.h"
@@ -21,6 +22,7 @@ constexpr uint64_t kDirtyWindow = 64 << 10;  // of a shared file: what is marked
 // DIVERGES: the pages around a first write to a private file mapping are copied with it, so later changes of the file do
 // not show in them (POSIX leaves it open).
 constexpr uint64_t kCowWindow = 32 << 10;
+constexpr uint64_t kCowWindowFile = 128 << 10;  // of data of a large program: most of it is written, here and there, while it starts
 constexpr uint64_t kCowSequential = 512 << 10;  // it doubles up to this while the writes go on where the last copy ended
 constexpr uint64_t kCowWhole = 64 << 10;  // smaller pieces (data of a library) are copied in one go: a page costs less than a fault
 constexpr int kMaxAttempts = 64;
@@ -104,10 +106,12 @@ base::Result<Piece*> MemoryManager::Impl::fault_in_active(VmaMap::iterator it, u
 // What is copied when `page` of the piece is written.
 std::pair<uint64_t, uint64_t> MemoryManager::Impl::cow_window_active(const Piece& p, uint64_t page) {
   if (p.length() <= kCowWhole) return {p.start, p.end};
-  Vma& vma = find_vma(page)->second;  // pieces lie in VMAs
+  const auto it = find_vma(page);  // pieces lie in VMAs
+  Vma& vma = it->second;
   const bool sequential = page == vma.next_window && vma.cow_window != 0;
-  vma.cow_window = sequential ? std::min<uint32_t>(2 * vma.cow_window, kCowSequential) : kCowWindow;
-  const uint64_t from = sequential ? page : round_down(page, kCowWindow);
+  const uint64_t window = p.has(kAnon) ? kCowWindow : std::clamp(std::bit_floor((vma.end - it->first) / 8), kCowWindow, kCowWindowFile);
+  vma.cow_window = static_cast<uint32_t>(sequential ? std::min<uint64_t>(2 * vma.cow_window, kCowSequential) : window);
+  const uint64_t from = sequential ? page : round_down(page, window);
   const uint64_t hi = std::min(p.end, from + vma.cow_window);
   vma.next_window = hi;
   return {std::max(p.start, from), hi};
