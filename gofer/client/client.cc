@@ -81,7 +81,7 @@ bool sane(const ReadTreeRequest&, const ReadTreeReply& reply) {
   return entries <= kMaxEntries;
 }
 
-bool sane(const OpenManyRequest& request, const OpenManyReply& reply) { return reply.opened.size() <= request.names.size(); }
+bool sane(const OpenManyRequest& request, const OpenManyReply& reply) { return reply.opened.size() <= request.files.size(); }
 
 abi::Errno errno_of(const Packet& packet) {
   ErrorReply e;

@@ -25,7 +25,7 @@ namespace gofer {
 
 static_assert(std::endian::native == std::endian::little, "the wire format is memory order");
 
-inline constexpr uint32_t kVersion = 3;
+inline constexpr uint32_t kVersion = 4;
 inline constexpr size_t kMaxPacket = 128 * 1024;
 inline constexpr size_t kMaxWalk = 64;     // components in one walk
 inline constexpr size_t kMaxClose = 1024;  // ids in one close
@@ -37,6 +37,7 @@ inline constexpr size_t kMaxTrees = 4096;
 inline constexpr size_t kMaxTreeNames = 64;  // directories asked for in one ReadTree
 inline constexpr size_t kMaxTreeLists = 4096;  // directories listed in its reply
 inline constexpr size_t kMaxOpenMany = 32;  // files opened by one message
+inline constexpr size_t kMaxOpenDepth = 16;  // of each below the directory that is named
 
 using FileId = uint32_t;
 inline constexpr FileId kNoFile = 0;
@@ -338,12 +339,21 @@ struct OpenRequest : RequestOf<Op::kOpen, Empty, 1> {
 // These regular files of a directory, for reading: what a program will open that opens one after the other. A name that is no
 // regular file or cannot be opened is left out, and the first that fails for want of descriptors ends it. No FileId is made.
 struct OpenManyRequest : RequestOf<Op::kOpenMany, OpenManyReply> {
+  struct Place {
+    std::vector<std::string> directories;  // from `dir` downwards
+    std::string name;
+    template <class C, class M>
+    static void wire(C& c, M& m) {
+      c.array(m.directories, kMaxOpenDepth, [](C& c2, auto& s) { c2.str(s, kMaxName); });
+      c.str(m.name, kMaxName);
+    }
+  };
   FileId dir = kNoFile;
-  std::vector<std::string> names;
+  std::vector<Place> files;
   template <class C, class M>
   static void wire(C& c, M& m) {
     c.pod(m.dir);
-    c.array(m.names, kMaxOpenMany, [](C& c2, auto& s) { c2.str(s, kMaxName); });
+    c.array(m.files, kMaxOpenMany, [](C& c2, auto& f) { std::remove_cvref_t<decltype(f)>::wire(c2, f); });
   }
 };
 

@@ -156,20 +156,60 @@ base::Result<Empty> Server::serve(const OpenRequest& request) {
   return Empty{};
 }
 
+namespace {
+
+// Directories below one that is open, which need no nodes. Those on other devices are left out: they might have to look empty.
+class Descent {
+ public:
+  Descent(int top, uint64_t device) : top_(top), device_(device) {}
+  // Borrowed until the next one.
+  base::Result<int> to(const std::vector<std::string>& names) {
+    size_t same = 0;
+    while (same < below_.size() && same < names.size() && below_[same].name == names[same]) ++same;
+    below_.resize(same);
+    while (below_.size() < names.size()) {
+      const std::string& name = names[below_.size()];
+      base::UniqueFd fd = TRY(open_path(here(), name.c_str()));
+      const Stat stat = TRY(stat_fd(fd.get()));
+      if (!S_ISDIR(stat.stx_mode)) return base::err(kENOTDIR);
+      if (Identity::of(stat).device != device_) return base::err(kEXDEV);
+      below_.push_back({name, std::move(fd)});
+    }
+    return here();
+  }
+
+ private:
+  struct Level {
+    std::string name;
+    base::UniqueFd fd;
+  };
+  int here() const { return below_.empty() ? top_ : below_.back().fd.get(); }
+  const int top_;
+  const uint64_t device_;
+  std::vector<Level> below_;
+};
+
+}  // namespace
+
 // As open_node does it, for names that have no node.
 base::Result<OpenManyReply> Server::serve(const OpenManyRequest& request) {
   NodeIndex dir = TRY(nodes_.find(request.dir));
-  for (const std::string& name : request.names) {
-    if (!valid_name(name)) return base::err(kEINVAL);
+  for (const OpenManyRequest::Place& place : request.files) {
+    if (!valid_name(place.name)) return base::err(kEINVAL);
+    for (const std::string& name : place.directories) {
+      if (!valid_name(name)) return base::err(kEINVAL);
+    }
   }
   OpenManyReply reply;
   if (!nodes_.node(dir).is_directory()) return base::err(kENOTDIR);
   if (nodes_.node(dir).barred) return reply;
-  const int fd = TRY(nodes_.path_fd(dir));
-  for (const std::string& name : request.names) {
-    auto known = stat_at(fd, name.c_str());
+  Descent descent(TRY(nodes_.path_fd(dir)), nodes_.node(dir).identity.device);
+  for (const OpenManyRequest::Place& place : request.files) {
+    auto fd = descent.to(place.directories);
+    if (!fd) continue;
+    auto known = stat_at(*fd, place.name.c_str());
     if (!known || !S_ISREG(known->stx_mode)) continue;
-    auto file = open_io(fd, name.c_str(), O_RDONLY);
+    auto file = open_io(*fd, place.name.c_str(), O_RDONLY);
     if (!file && (file.error() == kEMFILE || file.error() == kENFILE)) break;
     if (!file) continue;
     auto stat = stat_fd(file->get());

@@ -16,14 +16,16 @@
 namespace platform::in_place {
 
 inline constexpr uint32_t kDescriptors = 1024;  // higher ones go through the sentry
-inline constexpr uint32_t kBlocks = 2048;       // blocks that one address space can have mapped
+inline constexpr uint32_t kBlocks = 2048;       // blocks that one address space can have mapped, those of its answers included
 inline constexpr uint64_t kBlockSize = 0x1'0000;
 inline constexpr uint32_t kWaitingWords = 1024;
 
 // What the stub knows of a descriptor; written by the sentry only. 0: nothing.
-//   bits 0-1 kind; 2 which end; 3 O_NONBLOCK; 4 EFD_SEMAPHORE; 8-23 block; 32-47 waiting word of who reads what this end writes (of
+//   bits 0-1 and 5 kind; 2 which end; 3 O_NONBLOCK; 4 EFD_SEMAPHORE; 8-23 block; 32-47 waiting word of who reads what this end writes (of
 //   an epoll instance and of an eventfd: of its own process)
-inline constexpr uint64_t kKindStream = 1, kKindPoll = 2, kKindEvent = 3, kKindMask = 3, kEnd = 4, kNonBlocking = 8, kSemaphore = 16;
+//   kKindPath: bits 8-63 number of the description, of which the answers below are
+inline constexpr uint64_t kKindStream = 1, kKindPoll = 2, kKindEvent = 3, kKindPath = 32, kKindMask = 35, kEnd = 4, kNonBlocking = 8,
+                          kSemaphore = 16;
 constexpr uint64_t kind_of(uint64_t word) { return word & kKindMask; }
 constexpr uint32_t end_of(uint64_t word) { return static_cast<uint32_t>(word >> 2 & 1); }
 constexpr uint32_t block_of(uint64_t word) { return static_cast<uint32_t>(word >> 8 & 0xffff); }
@@ -95,5 +97,53 @@ static_assert(sizeof(PollBlock) <= kPollBlockSize && kStreamBlockSize <= kBlockS
 // epoll_ctl(2) flags that only the sentry understands: EPOLLEXCLUSIVE, EPOLLWAKEUP, EPOLLONESHOT.
 inline constexpr uint32_t kPollSentryOnly = 7u << 28;
 inline constexpr uint32_t kPollEdge = 1u << 31;
+
+// --- Answers: what stat(2) says of a name ---
+//
+// The sentry leaves answers that it gave, or expects to be asked for, in memory of the process that may have them; its stub gives them
+// again as long as the change words say that nothing they depend on has begun to change. The sentry never reads that memory (but
+// for `hits`, a hint): who writes to it fools itself. docs/decisions/0036.
+
+// Counts of changes, of the whole sandbox; the sentry writes, every stub reads. Word 0: of what any path depends on. The others by a
+// hash of a directory's number (names in it) or a file's (its attributes).
+inline constexpr uint32_t kChangeWords = 512;
+struct ChangeWords {
+  uint64_t of[kChangeWords];
+};
+inline constexpr uint32_t kChangedPaths = 0;
+
+struct StatAnswer {
+  static constexpr uint64_t kMostName = 112;
+  static constexpr uint32_t kOfName = 0, kOfFile = 1, kOfPlace = 2;  // change words of an answer, beside kChangedPaths
+  static constexpr uint8_t kFollow = 1, kNoFollow = 2;               // in which way of asking it is true
+  uint32_t version;  // odd while it is written
+  int32_t error;     // 0, or a negative errno
+  uint64_t reader;   // whose answer: InPlaceValues::reader
+  uint64_t base;     // where the name begins: kRootBase, kCurrentBase, or the number of a description
+  uint64_t paths;    // what the change words were
+  uint64_t changes[3];
+  uint16_t words[3];
+  uint8_t name_length;  // 0: the description itself
+  uint8_t ways;
+  uint8_t stat[144];  // struct stat
+  char name[kMostName];
+};
+static_assert(sizeof(StatAnswer) == 320);
+inline constexpr uint64_t kRootBase = 1, kCurrentBase = 2, kFirstDescription = 16;
+
+struct AnswerTable {
+  static constexpr uint32_t kSlots = 16384, kAnswers = 3100;
+  uint64_t hits;           // by the stub: a hint
+  uint64_t pad[7];
+  uint16_t slots[kSlots];  // by hash of the key, in pairs: number of an answer + 1
+  StatAnswer answers[kAnswers];
+};
+inline constexpr uint32_t kAnswerBlocks = (sizeof(AnswerTable) + kBlockSize - 1) / kBlockSize;
+inline constexpr uint32_t kFirstAnswerBlock = kBlocks - kAnswerBlocks;
+
+// Of a key, in steps.
+constexpr uint64_t hash_step(uint64_t hash, uint64_t word) { return (hash ^ word) * 0x9e3779b97f4a7c15 ^ (hash >> 29); }
+// The first one of a pair.
+constexpr uint32_t slot_of(uint64_t hash) { return static_cast<uint32_t>(hash >> 40) % AnswerTable::kSlots & ~uint32_t{1}; }
 
 }  // namespace platform::in_place

@@ -110,6 +110,9 @@ class Context {
   // Values that the stub may answer calls from in place (identity of the task, see InPlaceValues).
   virtual void set_in_place(const struct InPlaceValues& values) = 0;
 
+  // Whose answers of stat(2) the stub gives (in_place_io.h) until the next set_in_place(); 0: none.
+  virtual void set_reader(uint64_t reader) { (void)reader; }
+
   // The guest's signal mask, so that a platform can change it in place (rt_sigprocmask) while in-place answers are on: what the
   // guest has from the next resume() on. False: this platform does not, and neither of the other two is called.
   virtual bool set_signal_mask(uint64_t mask) { (void)mask; return false; }
@@ -188,9 +191,10 @@ class AddressSpace {
   virtual bool has_in_place_io() const { return false; }
   // What the stub knows of a descriptor below in_place::kDescriptors; 0: nothing. Atomic; calls under way may still use the old word.
   virtual void set_descriptor(uint32_t fd, uint64_t word) { (void)fd, (void)word; }
-  // Puts memory [offset, offset + length) where the stub looks for a block, for reading and writing. Queued like map().
+  // Puts memory [offset, offset + length) where the stub looks for a block, for reading and writing. Queued like map(). What is longer
+  // than a block takes the ones that follow it.
   virtual void map_block(uint32_t block, uint64_t offset, uint64_t length) { (void)block, (void)offset, (void)length; }
-  virtual void unmap_block(uint32_t block) { (void)block; }
+  virtual void unmap_block(uint32_t block, uint64_t length) { (void)block, (void)length; }
   // Shared with the stub, for as long as the address space lives; hostile.
   virtual in_place::DescriptorLocks* descriptor_locks() { return nullptr; }
   // The word that says whether a task of this address space waits for input: its number, for the descriptors of others.
@@ -260,6 +264,8 @@ class Platform {
   // contexts report kDied when they run or are resumed, but their tasks may be waiting for something else. Set before the first
   // address space is made.
   virtual void set_death_listener(std::function<void()> told) { (void)told; }
+  // Where the stubs see changes; null: nowhere. As long as the platform.
+  virtual in_place::ChangeWords* change_words() { return nullptr; }
   // Called by poll() and resume_and_look() for what a running context did in place and somebody may wait for: the context's `task`
   // and the descriptor that was written. The context stays until it returns; nothing is locked. Before the first context.
   using KickHandler = void (*)(void* task, uint32_t fd);

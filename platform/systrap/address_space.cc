@@ -252,18 +252,18 @@ void SystrapAddressSpace::set_descriptor(uint32_t fd, uint64_t word) {
 }
 
 void SystrapAddressSpace::map_block(uint32_t block, uint64_t offset, uint64_t length) {
-  CHECK(block < in_place::kBlocks && length <= in_place::kBlockSize);
+  CHECK(block < in_place::kBlocks && length <= (in_place::kBlocks - block) * in_place::kBlockSize);
   const abi::Addr at(platform_.zygote_.layout().area + kBlocksOffset + block * in_place::kBlockSize);
   base::MutexLock lock(mu_);
   push(map_op({at, at + length}, offset, {true, true, false}, kFdMemory));
 }
 
-void SystrapAddressSpace::unmap_block(uint32_t block) {
-  CHECK(block < in_place::kBlocks);
+void SystrapAddressSpace::unmap_block(uint32_t block, uint64_t length) {
+  CHECK(block < in_place::kBlocks && length <= (in_place::kBlocks - block) * in_place::kBlockSize);
   HostOp op = {};
   op.kind = kOpUnmap;
   op.address = platform_.zygote_.layout().area + kBlocksOffset + block * in_place::kBlockSize;
-  op.length = in_place::kBlockSize;
+  op.length = length;
   base::MutexLock lock(mu_);
   push(op);
 }

@@ -152,8 +152,11 @@ void SystrapContext::set_in_place(const InPlaceValues& v) {
   poke(to.euid, v.euid);
   poke(to.gid, v.gid);
   poke(to.egid, v.egid);
-  __atomic_store_n(&to.enabled, v.enabled ? 1u : 0u, __ATOMIC_RELEASE);
+  poke(to.reader, uint64_t{0});
+  __atomic_store_n(&to.enabled, static_cast<uint16_t>(v.enabled), __ATOMIC_RELEASE);
 }
+
+void SystrapContext::set_reader(uint64_t reader) { poke(thread_.slot->in_place.reader, reader); }
 
 uint64_t SystrapContext::guest_ticks(uint64_t resumed, uint64_t stopped) const {
   const uint64_t from = std::max(resumed, peek(thread_.slot->woken_at));

@@ -29,6 +29,7 @@ class ControlMemory {
   T* at(uint64_t offset) const { return static_cast<T*>(static_cast<void*>(base_ + offset)); }
   Doorbell* doorbell() const { return at<Doorbell>(kDoorbellFileOffset); }
   WaitingWords* waiting() const { return at<WaitingWords>(kWaitingFileOffset); }
+  in_place::ChangeWords* changes() const { return at<in_place::ChangeWords>(kChangesFileOffset); }
   ZygoteBoard* board() const { return at<ZygoteBoard>(kZygoteFileOffset); }
 
   // A zeroed unit's file offset; ENOMEM when all are in use.

@@ -47,7 +47,7 @@ class SystrapAddressSpace final : public AddressSpace {
   bool has_in_place_io() const override { return true; }
   void set_descriptor(uint32_t fd, uint64_t word) override;
   void map_block(uint32_t block, uint64_t offset, uint64_t length) override;
-  void unmap_block(uint32_t block) override;
+  void unmap_block(uint32_t block, uint64_t length) override;
   in_place::DescriptorLocks* descriptor_locks() override { return &shared_->io_locks; }
   uint32_t waiting_word() const override { return waiting_word_; }
   void count_waiting(int delta) override;
@@ -120,6 +120,7 @@ class SystrapContext final : public Context {
   void clear_interrupt() override { interrupt_.store(false); }
   void condemn() override;
   void set_in_place(const InPlaceValues& values) override;
+  void set_reader(uint64_t reader) override;
   bool set_signal_mask(uint64_t mask) override;
   uint64_t signal_mask() const override;
   void hold_signal_mask(bool held) override;
@@ -196,6 +197,7 @@ class SystrapPlatform final : public Platform {
   void set_away(Away away) override;
   void start_looking() override;
   Running survey(uint64_t soon) const override;
+  in_place::ChangeWords* change_words() override { return control_.changes(); }
   void set_kick_handler(KickHandler handler) override { kick_handler_ = handler; }
   uint32_t prepare_sleep() override;
   void sleep(uint32_t token, int64_t timeout_ns) override;

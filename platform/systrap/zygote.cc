@@ -157,7 +157,7 @@ void Zygote::move_vdso() {
 void Zygote::map_child() {
   const uint64_t area = layout_.area;
   map_fixed(layout_.text(), kTextSize, PROT_READ | PROT_EXEC, MAP_SHARED, kFdControlReadOnly, kTextFileOffset);
-  map_fixed(area + kDoorbellOffset, 2 * abi::kPageSize, PROT_READ, MAP_SHARED, kFdControlReadOnly, kDoorbellFileOffset);
+  map_fixed(area + kDoorbellOffset, kBoardPages * abi::kPageSize, PROT_READ, MAP_SHARED, kFdControlReadOnly, kDoorbellFileOffset);
   map_fixed(area + kZygoteOffset, kUnitSize, PROT_READ | PROT_WRITE, MAP_SHARED, kFdControl, kZygoteFileOffset);
 }
 

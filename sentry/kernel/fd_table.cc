@@ -36,7 +36,11 @@ RefPtr<FileDescription> FdTable::exchange_locked(size_t i, Entry next) {
     if (view_) view_->forget(static_cast<int32_t>(i));
     entry.file->drop_descriptor();
   }
-  if (next.file) next.file->add_descriptor();
+  if (next.file) {
+    next.file->add_descriptor();
+    // dup(2) of one that the stub knows.
+    if (const uint64_t number = view_ ? next.file->number_if_any() : 0) view_->show_description(static_cast<int32_t>(i), number);
+  }
   return std::exchange(entry, std::move(next)).file;
 }
 
@@ -46,6 +50,21 @@ bool FdTable::enter_view(mm::MemoryManager& mm, abi::Fd fd, FileDescription& fil
   if (no_view_ || i >= entries_.size() || entries_[i].file.get() != &file) return false;
   if (!view_) view_ = std::make_unique<DescriptorView>(RefPtr<mm::MemoryManager>(&mm), *this);
   return view_->is_of(mm) && view_->enter(fd.value(), file, end);
+}
+
+RefPtr<StatAnswers> FdTable::answers(mm::MemoryManager& mm, memory::MemoryFile& memory, bool make) {
+  base::MutexLock lock(mu_);
+  if (no_view_ || (!view_ && !make)) return nullptr;
+  if (!view_) view_ = std::make_unique<DescriptorView>(RefPtr<mm::MemoryManager>(&mm), *this);
+  if (!view_->is_of(mm)) return nullptr;
+  return view_->answers(make ? &memory : nullptr);
+}
+
+void FdTable::show_description(const mm::MemoryManager& mm, abi::Fd fd, FileDescription& file) {
+  base::MutexLock lock(mu_);
+  const size_t i = index_of(fd);
+  if (!view_ || !view_->is_of(mm) || i >= entries_.size() || entries_[i].file.get() != &file) return;
+  view_->show_description(fd.value(), file.number());
 }
 
 void FdTable::kick(abi::Fd fd) {

@@ -20,6 +20,7 @@ class MemoryManager;
 namespace sentry::kernel {
 
 class DescriptorView;
+class StatAnswers;
 
 class FdTable final : public base::RefCounted {
  public:
@@ -57,6 +58,10 @@ class FdTable final : public base::RefCounted {
   // In place: vfs/in_place.h. Makes the table's view when there is none; false where it cannot be: the descriptor is another
   // file's by now, or the view is of another address space.
   bool enter_view(mm::MemoryManager& mm, abi::Fd fd, vfs::FileDescription& file, vfs::InPlaceEnd& end);
+  // Stat answers in place (kernel/stat_answers.h) of who uses the table from `mm`; null where there are none.
+  base::RefPtr<StatAnswers> answers(mm::MemoryManager& mm, memory::MemoryFile& memory, bool make);
+  // The stub may know that `fd` is `file`.
+  void show_description(const mm::MemoryManager& mm, abi::Fd fd, vfs::FileDescription& file);
   // A stub wrote to a connection: who waits at its other end hears of it. Any thread; never the last user of a file.
   void kick(abi::Fd fd);
   // Takes over what stubs did to instances of epoll: before others get these, or the view goes.

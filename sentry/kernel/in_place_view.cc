@@ -5,8 +5,6 @@
 
 namespace sentry::kernel {
 
-namespace in_place = platform::in_place;
-
 namespace {
 
 // Searching goes through all of them; and each is memory.
@@ -18,6 +16,12 @@ DescriptorView::DescriptorView(base::RefPtr<mm::MemoryManager> mm, const FdTable
     : InPlaceView(mm->platform_space().waiting_word(), &table), mm_(std::move(mm)) {}
 
 void DescriptorView::clear() {
+  for (uint32_t fd = 0; fd < in_place::kDescriptors && described_.any(); ++fd) {
+    if (!described_.test(fd)) continue;
+    described_.reset(fd);
+    space().set_descriptor(fd, 0);
+  }
+  if (answers_) space().unmap_block(in_place::kFirstAnswerBlock, answers_->memory().length());
   base::MutexLock lock(vfs::in_place_mutex());
   while (!mapped_.empty()) drop(mapped_.begin());
 }
@@ -32,6 +36,7 @@ bool DescriptorView::enter(int32_t fd, vfs::FileDescription& file, vfs::InPlaceE
   base::RefPtr<vfs::InPlaceMemory> memory(end.memory());
   base::MutexLock lock(vfs::in_place_mutex());
   if (end.view()) return end.view() == this;
+  described_.reset(static_cast<size_t>(fd));
   if (!end.admit_locked(*this)) return false;
   auto it = mapped_.find(fd);
   if (it != mapped_.end() && it->second.end != &end) {
@@ -41,7 +46,7 @@ bool DescriptorView::enter(int32_t fd, vfs::FileDescription& file, vfs::InPlaceE
   if (it == mapped_.end()) {
     if (!make_room(end.is_poll())) return false;
     uint32_t block;
-    if (next_block_ < in_place::kBlocks) {
+    if (next_block_ < in_place::kFirstAnswerBlock) {
       block = next_block_++;
     } else {
       if (free_blocks_.empty()) return false;
@@ -63,7 +68,30 @@ bool DescriptorView::enter(int32_t fd, vfs::FileDescription& file, vfs::InPlaceE
   return true;
 }
 
+void DescriptorView::show_description(int32_t fd, uint64_t number) {
+  if (static_cast<uint32_t>(fd) >= in_place::kDescriptors) return;
+  {
+    base::MutexLock lock(vfs::in_place_mutex());
+    if (mapped_.contains(fd)) return;
+  }
+  described_.set(static_cast<size_t>(fd));
+  space().set_descriptor(static_cast<uint32_t>(fd), in_place::kKindPath | number << 8);
+}
+
+base::RefPtr<StatAnswers> DescriptorView::answers(memory::MemoryFile* memory) {
+  if (answers_ || !memory) return answers_;
+  auto made = StatAnswers::create(*memory);
+  if (!made) return nullptr;
+  answers_ = std::move(*made);
+  space().map_block(in_place::kFirstAnswerBlock, answers_->memory().offset(), answers_->memory().length());
+  return answers_;
+}
+
 void DescriptorView::forget(int32_t fd) {
+  if (static_cast<uint32_t>(fd) < in_place::kDescriptors && described_.test(static_cast<size_t>(fd))) {
+    described_.reset(static_cast<size_t>(fd));
+    space().set_descriptor(static_cast<uint32_t>(fd), 0);
+  }
   base::MutexLock lock(vfs::in_place_mutex());
   auto it = mapped_.find(fd);
   if (it == mapped_.end()) return;
@@ -81,7 +109,7 @@ void DescriptorView::forget(int32_t fd) {
 void DescriptorView::drop(std::map<int32_t, Mapped>::iterator it) {
   it->second.end->leave_locked();
   it->second.end->forget_locks_locked();
-  space().unmap_block(it->second.block);
+  space().unmap_block(it->second.block, in_place::kBlockSize);
   free_blocks_.push_back(it->second.block);
   mapped_.erase(it);
 }

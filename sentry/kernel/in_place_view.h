@@ -2,16 +2,20 @@
 // DescriptorView: the descriptors of one table that the stub of one address space works on in place (vfs/in_place.h).
 #pragma once
 
+#include <bitset>
 #include <deque>
 #include <map>
 #include <vector>
 
 #include "abi/types/types.h"
+#include "sentry/kernel/stat_answers.h"
 #include "sentry/mm/memory_manager.h"
 #include "sentry/vfs/file_description.h"
 #include "sentry/vfs/in_place.h"
 
 namespace sentry::kernel {
+
+namespace in_place = platform::in_place;
 
 class FdTable;
 class Task;
@@ -27,6 +31,11 @@ class DescriptorView final : public vfs::InPlaceView {
   bool enter(int32_t fd, vfs::FileDescription& file, vfs::InPlaceEnd& end);
   // The descriptor goes away, or gets another file.
   void forget(int32_t fd);
+
+  // What the stub knows of a descriptor that is no connection: the number of its description, for stat(2) in place.
+  void show_description(int32_t fd, uint64_t number);
+  // Null: no memory, or (when they are not to be made in `memory`) none yet.
+  base::RefPtr<StatAnswers> answers(memory::MemoryFile* memory);
 
   void polls(std::vector<base::RefPtr<vfs::FileDescription>>& out);  // instances of epoll in it
   void changed() override;
@@ -45,6 +54,9 @@ class DescriptorView final : public vfs::InPlaceView {
   platform::AddressSpace& space() { return mm_->platform_space(); }
 
   const base::RefPtr<mm::MemoryManager> mm_;
+  // The table's lock:
+  base::RefPtr<StatAnswers> answers_;
+  std::bitset<in_place::kDescriptors> described_;
   // in_place_mutex():
   std::map<int32_t, Mapped> mapped_;   // also what left the view and may come back
   uint32_t next_block_ = 0;

@@ -55,6 +55,7 @@ Kernel::Kernel(std::unique_ptr<memory::MemoryFile> memory, std::unique_ptr<platf
   impl_->root_pids = base::make_ref<PidNamespace>(impl_->tasks, nullptr, impl_->root_user_ns);
   impl_->total_memory = config.memory_limit != 0 ? std::min(config.memory_limit, host_memory()) : host_memory();
   ticks_to_ns(0);  // starts the calibration
+  vfs::set_change_words(platform_->change_words());
   platform_->set_kick_handler(kick_descriptor);
   platform_->set_death_listener([this] { reactor_->post([this] { kill_those_without_host(); }); });
 }
@@ -74,7 +75,7 @@ void Kernel::kill_those_without_host() {
   }
 }
 
-Kernel::~Kernel() = default;
+Kernel::~Kernel() { vfs::set_change_words(nullptr); }
 
 PidNamespace& Kernel::root_pid_namespace() { return *impl_->root_pids; }
 RefPtr<creds::UserNamespace> Kernel::root_user_namespace() { return impl_->root_user_ns; }

@@ -88,10 +88,12 @@ RefPtr<FdTable> Task::exchange_fds(RefPtr<FdTable> next) {
   return std::exchange(fds_, std::move(next));
 }
 RefPtr<FsContext> Task::exchange_fs(RefPtr<FsContext> next) {
+  forget_reader(*this);
   base::MutexLock lock(mu_);
   return std::exchange(fs_, std::move(next));
 }
 RefPtr<Namespaces> Task::exchange_namespaces(RefPtr<Namespaces> next) {
+  forget_reader(*this);
   base::MutexLock lock(mu_);
   return std::exchange(private_->namespaces, std::move(next));
 }
@@ -229,6 +231,8 @@ void Task::kick(abi::Fd fd) {
   base::MutexLock lock(mu_);
   if (fds_) fds_->kick(fd);
 }
+
+bool Task::has_stat_answers() const { return private_->reader != 0; }
 
 void Task::unshare_fds() {
   if (!fds_->is_shared()) return;

@@ -61,6 +61,7 @@ class Task final : public base::RefCounted, public vfs::OpContext {
   // access(2) and kin: other credentials for the span of one operation, without what a commit does. TASK_ONLY.
   void override_credentials(creds::CredPtr next);
   void kick(abi::Fd fd);                                     // FdTable::kick(), any thread
+  bool has_stat_answers() const;                             // its stub answers stat(2), see stat_answers.h. TASK_ONLY
   void unshare_fds();                                        // a private copy of the descriptor table, TASK_ONLY
   platform::Registers& regs();                               // TASK_ONLY, while not in the guest
   platform::Registers& call_regs();                          // likewise: number, arguments and result of a system call

@@ -86,6 +86,9 @@ struct Task::Private final : public vfs::OpContext::Waker {
   // --- attributes ---
   std::atomic<uint64_t> timer_slack_ns{50'000};
   bool descriptors_foreign = false;       // TASK_ONLY: another table than that of others in this address space
+  uint64_t reader = 0;                    // TASK_ONLY: whose stat answers the stub gives; 0: none
+  uint32_t opens_kept = 0;                // TASK_ONLY: how many more to leave an answer for
+  uint32_t stats_asked = 0;               // TASK_ONLY: without a table of answers
   bool in_place_ok = true;                // TASK_ONLY: identity calls may be answered by the stub
   std::atomic<uint32_t> seccomp_mode{0};
   base::Guarded<base::RefPtr<SeccompFilter>> seccomp{base::LockRank::kLeaf};  // looked at when seccomp_mode is not 0
@@ -99,6 +102,8 @@ uint64_t cpu_ticks();
 void task_main(Task& task);
 // Tells the platform what it may answer in place.
 void update_in_place(Task& task);
+// Paths may lead elsewhere now, or other rights count: the stub gives no answers of before.
+void forget_reader(Task& task);
 
 // After a call of rt_sigaction(2) that was not answered in place: the platform may answer the next ones, if this task is the only one that
 // the actions are about. The handlers keep all that somebody else could notice; the rest comes back with take_signal_actions().

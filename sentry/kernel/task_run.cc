@@ -53,6 +53,13 @@ void update_in_place(Task& task) {
   v.pgid = group.pgid_in(ns).value();
   v.sid = group.sid_in(ns).value();
   p.context->set_in_place(v);
+  p.reader = 0;  // credentials may be others now
+}
+
+void forget_reader(Task& task) {
+  Task::Private& p = task.priv();
+  p.reader = 0;
+  if (p.context) p.context->set_reader(0);
 }
 
 void install_seccomp(Task& task, base::RefPtr<SeccompFilter> filter) {

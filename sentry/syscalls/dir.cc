@@ -2,6 +2,7 @@
 // Directories and names: getdents64(2), mkdir(2), unlink(2), rename(2), link(2), symlink(2), readlink(2), mknod(2), chdir(2), ...
 #include <cstring>
 
+#include "sentry/kernel/stat_answers.h"
 #include "sentry/syscalls/file_io.h"
 
 namespace sentry::syscalls {
@@ -60,6 +61,7 @@ Result<size_t> do_getdents(Task& task, Fd fd, Addr buffer, uint32_t count, Diren
     (void)file->seek(task, static_cast<int64_t>(position), 0);  // told to nobody: the next call tells it again
     return err(copied.error());
   }
+  if (position == 0 && task.has_stat_answers()) kernel::StatAsker(task).keep_listed(*file);
   return writer.bytes().size();
 }
 

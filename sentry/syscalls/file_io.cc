@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "sentry/syscalls/file_io.h"
 
+#include "sentry/kernel/stat_answers.h"
 #include "sentry/vfs/inotify.h"
 
 namespace sentry::syscalls {
@@ -77,12 +78,14 @@ Result<size_t> write_file(Task& task, vfs::FileDescription& file, vfs::IoBuffer&
   return finish_io(done, n);
 }
 
-Result<vfs::Path> start_of(Task& task, int32_t dirfd, std::string_view path) {
+Result<vfs::Path> start_of(Task& task, int32_t dirfd, std::string_view path, RefPtr<vfs::FileDescription>* from) {
   if (!path.empty() && path.front() == '/') return task.root();
   if (dirfd == kAtFdcwd) return task.cwd();
   RefPtr<vfs::FileDescription> file = TRY(task.get_file(Fd(dirfd)));
   if (!path.empty() && !file->inode().is_dir()) return err(kENOTDIR);
-  return file->path();
+  vfs::Path start = file->path();
+  if (from) *from = std::move(file);
+  return start;
 }
 
 Result<std::vector<vfs::IoVec>> read_iovec(Task& task, Addr addr, uint64_t count) {
@@ -134,16 +137,23 @@ Result<vfs::Path> lookup_at(Task& task, int32_t dirfd, UserCString user_path, ui
   return std::move(found.path);
 }
 
-Result<vfs::PathStat> stat_at(Task& task, int32_t dirfd, UserCString user_path, uint32_t at_flags) {
+Result<vfs::PathStat> stat_at(Task& task, int32_t dirfd, UserCString user_path, uint32_t at_flags, kernel::StatAsker* asker) {
   AtPath at;
   TRY(at.read(task, dirfd, user_path, at_flags));
   if (at.is_descriptor) {
     const auto file = TRY(task.get_file(Fd(dirfd)));
     const vfs::Path& path = file->path();
-    return vfs::PathStat{TRY(path.inode().stat(task)), path.mount->id(), path.dentry == path.mount->root()};
+    vfs::PathStat found{TRY(path.inode().stat(task)), path.mount->id(), path.dentry == path.mount->root()};
+    if (asker) asker->keep_description(*file, Fd(dirfd), found.stat);
+    return found;
   }
-  const vfs::Path start = TRY(start_of(task, dirfd, at.text()));
-  return vfs::walk_stat(task, start, at.text(), at.lookup_flags);
+  RefPtr<vfs::FileDescription> from;
+  const vfs::Path start = TRY(start_of(task, dirfd, at.text(), asker ? &from : nullptr));
+  if (!asker) return vfs::walk_stat(task, start, at.text(), at.lookup_flags);
+  auto found = vfs::walk_stat(task, start, at.text(), at.lookup_flags, asker->record());
+  using enum kernel::StatAsker::Link;
+  asker->keep(from.get(), Fd(dirfd), at.text(), at.lookup_flags & vfs::kLookupFollow ? kFollow : kNoFollow, found);
+  return found;
 }
 
 }  // namespace sentry::syscalls

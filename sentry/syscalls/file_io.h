@@ -7,6 +7,10 @@
 #include "sentry/syscalls/dispatch.h"
 #include "sentry/vfs/file_description.h"
 
+namespace sentry::kernel {
+class StatAsker;
+}
+
 namespace sentry::syscalls {
 
 inline constexpr size_t kMaxRwCount = 0x7ffff000;  // MAX_RW_COUNT
@@ -36,7 +40,8 @@ inline Result<size_t> finish_io(size_t done, const Result<size_t>& last) {
 }
 
 // Where a path given with `dirfd` starts. EBADF, ENOTDIR. An absolute path does not look at dirfd.
-Result<vfs::Path> start_of(Task& task, int32_t dirfd, std::string_view path);
+// `from`: gets the file of dirfd when the path starts there.
+Result<vfs::Path> start_of(Task& task, int32_t dirfd, std::string_view path, RefPtr<vfs::FileDescription>* from = nullptr);
 
 // fdget(): what O_PATH opened does not count as open. EBADF.
 inline Result<RefPtr<vfs::FileDescription>> get_open_file(Task& task, Fd fd) {
@@ -52,6 +57,6 @@ Result<std::vector<vfs::IoVec>> read_iovec(Task& task, Addr addr, uint64_t count
 // positive (ENOENT otherwise).
 Result<vfs::Path> lookup_at(Task& task, int32_t dirfd, UserCString path, uint32_t at_flags);
 // The same, of which only the attributes are wanted.
-Result<vfs::PathStat> stat_at(Task& task, int32_t dirfd, UserCString path, uint32_t at_flags);
+Result<vfs::PathStat> stat_at(Task& task, int32_t dirfd, UserCString path, uint32_t at_flags, kernel::StatAsker* asker = nullptr);
 
 }  // namespace sentry::syscalls

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // open(2), openat2(2), creat(2), close(2), close_range(2).
+#include "sentry/kernel/stat_answers.h"
 #include "sentry/syscalls/file_io.h"
 
 namespace sentry::syscalls {
@@ -31,7 +32,11 @@ Result<Fd> do_open(Task& task, int32_t dirfd, UserCString user_path, uint32_t fl
   const vfs::Path start = TRY(start_of(task, dirfd, scoped ? "." : path));
   if (!scoped && path.front() == '/') lookup_flags |= vfs::kLookupStartIsRoot;
   auto file = TRY(vfs::open_at(task, start, path, flags, mode & 07777 & ~task.umask(), lookup_flags));
-  return task.install_fd(std::move(file), (flags & vfs::kO_CLOEXEC) != 0);
+  if (!kernel::stats_what_it_opens(task)) return task.install_fd(std::move(file), (flags & vfs::kO_CLOEXEC) != 0);
+  // Most programs ask for the size next.
+  const Fd fd = TRY(task.install_fd(RefPtr<vfs::FileDescription>(file), (flags & vfs::kO_CLOEXEC) != 0));
+  kernel::StatAsker(task).keep_opened(*file, fd);
+  return fd;
 }
 
 // build_open_flags() for the lenient calls: unknown bits are ignored.

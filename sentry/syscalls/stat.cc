@@ -3,6 +3,7 @@
 #include "abi/linux/stat.h"
 
 #include "abi/linux/statx.h"
+#include "sentry/kernel/stat_answers.h"
 #include "sentry/syscalls/file_io.h"
 
 namespace sentry::syscalls {
@@ -12,30 +13,11 @@ using abi::StatX86;
 
 namespace {
 
-StatX86 to_user(Task& task, const vfs::Stat& s) {
-  const auto& ns = *task.creds().user_ns;
-  StatX86 u;
-  u.dev = s.device.encoded();
-  u.ino = s.inode;
-  u.nlink = s.nlink;
-  u.mode = s.mode;
-  u.uid = ns.unmap_uid(s.uid).value();
-  u.gid = ns.unmap_gid(s.gid).value();
-  u.rdev = s.rdev.encoded();
-  u.size = static_cast<int64_t>(s.size);
-  u.blksize = s.block_size;
-  u.blocks = static_cast<int64_t>(s.blocks);
-  u.atime_sec = s.atime.sec;
-  u.atime_nsec = s.atime.nsec;
-  u.mtime_sec = s.mtime.sec;
-  u.mtime_nsec = s.mtime.nsec;
-  u.ctime_sec = s.ctime.sec;
-  u.ctime_nsec = s.ctime.nsec;
-  return u;
-}
+StatX86 to_user(Task& task, const vfs::Stat& s) { return kernel::stat_for_user(*task.creds().user_ns, s); }
 
 Result<void> do_stat(Task& task, int32_t dirfd, UserCString path, UserOut<StatX86> out, uint32_t at_flags) {
-  return task.write(out, to_user(task, TRY(stat_at(task, dirfd, path, at_flags)).stat));
+  kernel::StatAsker asker(task);
+  return task.write(out, to_user(task, TRY(stat_at(task, dirfd, path, at_flags, &asker)).stat));
 }
 
 }  // namespace
@@ -46,8 +28,11 @@ Result<void> sys_lstat(Task& task, UserCString path, UserOut<StatX86> out) {
 }
 
 Result<void> sys_fstat(Task& task, Fd fd, UserOut<StatX86> out) {
+  kernel::StatAsker asker(task);
   auto file = TRY(task.get_file(fd));
-  return task.write(out, to_user(task, TRY(file->stat(task))));
+  const vfs::Stat stat = TRY(file->stat(task));
+  asker.keep_description(*file, fd, stat);
+  return task.write(out, to_user(task, stat));
 }
 
 Result<void> sys_newfstatat(Task& task, int32_t dirfd, UserCString path, UserOut<StatX86> out, uint32_t flags) {

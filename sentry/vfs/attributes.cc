@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Permissions with the mount considered, and the rules of notify_change() (fs/attr.c).
+#include <optional>
+
+#include "sentry/vfs/changes.h"
 #include "sentry/vfs/inotify.h"
 #include "sentry/vfs/mount.h"
 
@@ -67,7 +70,11 @@ base::Result<void> set_attr(OpContext& ctx, const Path& path, SetAttr attr) {
     if (!attr.times_are_now) return base::err(kEPERM);
     TRY(inode.permission(ctx, 2));
   }
-  TRY(inode.set_attr(ctx, attr));
+  {
+    std::optional<ChangeScope> rights;
+    if (inode.is_dir() && (attr.mode || attr.uid || attr.gid)) rights.emplace(kChangedPaths);
+    TRY(inode.set_attr(ctx, attr));
+  }
   if (attr.size) {
     notify_event(*path.dentry, kInModify);
   } else {

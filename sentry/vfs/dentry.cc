@@ -7,6 +7,8 @@
 #include <cstring>
 #include <vector>
 
+#include "sentry/vfs/changes.h"
+
 namespace sentry::vfs {
 
 using enum abi::Errno;
@@ -39,6 +41,12 @@ uint32_t hash_name(std::string_view name) {
   }
   h = (std::rotl(h, 23) ^ last) * kFactor;
   return static_cast<uint32_t>(h ^ (h >> 32));
+}
+
+// What a name depends on that leads to `inode` (null: to nothing) in `directory`: links and directories may be in the middle of any path.
+uint32_t word_of(const Inode* inode, const Dentry* directory) {
+  if (!directory || (inode && (inode->is_dir() || inode->is_symlink()))) return kChangedPaths;
+  return change_word(directory->inode_ptr()->number());
 }
 
 // A chain of parents may be as long as a guest likes: dropping it link by link in destructors would eat the stack.
@@ -271,8 +279,9 @@ void Dentry::unhash() {
 
 void Dentry::become_positive(base::RefPtr<Inode> inode) {
   CHECK(is_negative());
-  inode_.store(inode.release(), std::memory_order_release);
   base::RefPtr<Dentry> up = parent();
+  ChangeScope change(word_of(nullptr, up.get()));
+  inode_.store(inode.release(), std::memory_order_release);
   if (!up) return;
   base::MutexLock lock(up->names_mu_);
   ++up->changes_;
@@ -281,19 +290,22 @@ void Dentry::become_positive(base::RefPtr<Inode> inode) {
 uint64_t Dentry::tree_changes() { return removals.load(std::memory_order_acquire); }
 
 void Dentry::become_deleted(Forget forget) {
+  base::RefPtr<Dentry> up = parent();
+  ChangeScope change(word_of(inode_ptr(), up.get()));
   removals.fetch_add(1, std::memory_order_acq_rel);
   deleted_.store(true, std::memory_order_release);
   unhash();
   DentryLru::get().remove(*this);
   if (forget == Forget::kForget || fs_->revalidates()) return;
-  base::RefPtr<Dentry> up = parent();
   if (up && !up->is_deleted()) up->insert_child(name(), nullptr);
 }
 
 void Dentry::move(Dentry& moved, Dentry& new_parent, std::string_view new_name) {
+  base::RefPtr<Dentry> old_parent = moved.parent();
+  ChangeScope there(word_of(moved.inode_ptr(), old_parent.get())), here(word_of(moved.inode_ptr(), &new_parent));
   removals.fetch_add(1, std::memory_order_acq_rel);
   moved.unhash();
-  base::RefPtr<Dentry> old_parent(&new_parent);
+  old_parent = base::RefPtr<Dentry>(&new_parent);
   {
     base::MutexLock lock(moved.id_mu_);
     std::swap(moved.parent_, old_parent);
@@ -307,6 +319,7 @@ void Dentry::move(Dentry& moved, Dentry& new_parent, std::string_view new_name) 
 void Dentry::exchange(Dentry& a, Dentry& b) {
   base::RefPtr<Dentry> parent_a = a.parent(), parent_b = b.parent();
   std::string name_a = a.name(), name_b = b.name();
+  ChangeScope change(kChangedPaths);
   b.unhash();
   move(a, *parent_b, name_b);
   move(b, *parent_a, name_a);
@@ -314,6 +327,7 @@ void Dentry::exchange(Dentry& a, Dentry& b) {
 
 void Dentry::forget_children() {
   std::vector<base::RefPtr<Dentry>> gone;
+  ChangeScope change(kChangedPaths);
   {
     base::MutexLock lock(names_mu_);
     ++changes_;

@@ -45,6 +45,14 @@ FileDescription::~FileDescription() {
   if (!(status_flags() & kO_PATH)) notify_event(*path_.dentry, writable_ ? kInCloseWrite : kInCloseNoWrite);
 }
 
+uint64_t FileDescription::number() {
+  static std::atomic<uint64_t> last{in_place::kFirstDescription};
+  uint64_t known = number_.load(std::memory_order_relaxed);
+  if (known != 0) return known;
+  const uint64_t fresh = last.fetch_add(1, std::memory_order_relaxed) + 1;
+  return number_.compare_exchange_strong(known, fresh, std::memory_order_relaxed) ? fresh : known;
+}
+
 void FileDescription::destroy() const {
   if (epoll_items_.load(std::memory_order_acquire)) leave_epolls(*const_cast<FileDescription*>(this));
   if (AsyncIo* io = async_io()) io->file_gone();

@@ -124,6 +124,10 @@ class FileDescription : public memory::MappedFile {
   AsyncIo& set_async_io(base::RefPtr<AsyncIo> io);
   void set_async_flag(bool on);
 
+  // Of this description and no other, at least in_place::kFirstDescription; made when it is first asked for.
+  uint64_t number();
+  uint64_t number_if_any() const { return number_.load(std::memory_order_relaxed); }  // 0: not asked for
+
   // --- in place: vfs/in_place.h ---
   // Makes what is needed for it; EOPNOTSUPP where there is no such thing.
   virtual base::Result<InPlaceEnd*> prepare_in_place(OpContext& ctx) { return base::err(abi::Errno::kEOPNOTSUPP); }
@@ -169,6 +173,7 @@ class FileDescription : public memory::MappedFile {
   std::atomic<bool> wants_in_place_{false};
   std::atomic<int32_t> uses_{0};
   std::atomic<uint32_t> descriptors_{0};
+  std::atomic<uint64_t> number_{0};
 };
 
 // The dentry and mount of objects without a name in the tree (pipes, sockets, eventfds, memfds): one hidden file

@@ -18,6 +18,7 @@
 
 #include "abi/linux/stat.h"
 #include "abi/types/types.h"
+#include "base/core/function_ref.h"
 #include "base/core/result.h"
 #include "base/ref/ref.h"
 #include "base/sync/mutex.h"
@@ -93,9 +94,15 @@ class FileSystem : public base::RefCounted {
   virtual base::Result<void> sync() { return {}; }
   // True: others may change the tree, so a cached name is checked with Inode::revalidate() each time it is used.
   virtual bool revalidates() const { return false; }
+  // Its files' attributes change only inside a ChangeScope (vfs/changes.h), and their numbers are not 0.
+  bool tells_changes() const { return tells_changes_; }
   SleepLock& rename_lock() { return rename_lock_; }
 
+ protected:
+  void set_tells_changes() { tells_changes_ = true; }  // before anybody else has it
+
  private:
+  bool tells_changes_ = false;
   SleepLock rename_lock_;
 };
 abi::DeviceId allocate_device();
@@ -132,6 +139,12 @@ class Inode : public base::RefCounted {
   // What stat() of `name` would say now, when that takes less than lookup() (and, where others change the tree, than
   // revalidate() and stat()): no inode is made for it.
   virtual std::optional<Stat> peek(OpContext& ctx, std::string_view name) { return std::nullopt; }
+  // Names from behind `after` on ("": all), at most `most` of them, as far as they are known without asking anybody; the order is that of a
+  // listing. `stat` gives what stat() of the name would say, or nothing when that is not known.
+  using NameSink = base::FunctionRef<void(std::string_view name, base::FunctionRef<std::optional<Stat>()> stat)>;
+  virtual void peek_names(OpContext& ctx, std::string_view after, size_t most, NameSink sink) {}
+  // FileSystem::tells_changes(), for this one.
+  virtual bool tells_changes() const { return fs_->tells_changes(); }
   // Whether `name` still is what the cache says (`cached` is null for "does not exist"). False: it is looked up again.
   virtual base::Result<bool> revalidate(OpContext& ctx, std::string_view name, Inode* cached) { return true; }
   // revalidate() of names one below the other, each leading to the inode of the same place in `cached`: how many of them

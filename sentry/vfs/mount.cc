@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <unordered_map>
 
+#include "sentry/vfs/changes.h"
+
 namespace sentry::vfs {
 
 using enum abi::Errno;
@@ -69,7 +71,8 @@ MountNamespace::MountNamespace(base::RefPtr<Mount> root) : impl_(std::make_uniqu
 MountNamespace::~MountNamespace() {
   std::vector<base::RefPtr<RefCounted>> drop;
   {
-    base::WriteLock lock(tree_mutex());
+    ChangeScope change(kChangedPaths);
+  base::WriteLock lock(tree_mutex());
     for (base::RefPtr<Mount>& m : impl_->mounts) {
       if (m->mountpoint_) m->mountpoint_->mounts_.fetch_sub(1);
       drop.push_back(std::move(m->parent_));
@@ -112,6 +115,7 @@ Path MountNamespace::mountpoint_of(const Mount& mount) const {
 base::Result<void> MountNamespace::attach(base::RefPtr<Mount> mount, const Path& at) {
   Path where = cross_mounts(at);
   if (where.inode().is_dir() != mount->root()->inode_ptr()->is_dir()) return base::err(kENOTDIR);
+  ChangeScope change(kChangedPaths);
   base::WriteLock lock(tree_mutex());
   if (where.mount->ns_ != this || mount->ns_ != nullptr) return base::err(kEINVAL);
   if (where.dentry->is_deleted()) return base::err(kENOENT);
@@ -161,6 +165,7 @@ base::Result<void> MountNamespace::move(const Path& from, const Path& to) {
   Path where = cross_mounts(to);
   if (where.inode().is_dir() != from.inode().is_dir()) return base::err(kENOTDIR);
   Path old;
+  ChangeScope change(kChangedPaths);
   base::WriteLock lock(tree_mutex());
   Mount& m = *from.mount;
   if (m.ns_ != this || where.mount->ns_ != this || !m.parent_) return base::err(kEINVAL);
@@ -180,6 +185,7 @@ base::Result<void> MountNamespace::move(const Path& from, const Path& to) {
 base::Result<void> MountNamespace::detach(const Path& mount_root, Detach mode) {
   if (mount_root.dentry != mount_root.mount->root()) return base::err(kEINVAL);
   std::vector<base::RefPtr<RefCounted>> drop;  // released after the lock
+  ChangeScope change(kChangedPaths);
   base::WriteLock lock(tree_mutex());
   Mount& top = *mount_root.mount;
   if (top.ns_ != this || !top.parent_) return base::err(kEINVAL);
@@ -213,6 +219,7 @@ base::Result<void> MountNamespace::pivot_root(OpContext& ctx, const Path& new_ro
   Path old_root = ctx.root();
   if (!new_root.inode().is_dir() || !put_old.inode().is_dir()) return base::err(kENOTDIR);
   std::vector<base::RefPtr<RefCounted>> drop;
+  ChangeScope change(kChangedPaths);
   base::WriteLock lock(tree_mutex());
   Mount &top = *new_root.mount, &old = *old_root.mount;
   if (top.ns_ != this || old.ns_ != this || put_old.mount->ns_ != this) return base::err(kEINVAL);
@@ -258,6 +265,7 @@ base::RefPtr<MountNamespace> MountNamespace::clone() {
   auto copy_of = [](const Mount& m) {
     return base::make_ref<Mount>(base::RefPtr<FileSystem>(&m.fs()), m.root(), m.flags(), m.source());
   };
+  ChangeScope change(kChangedPaths);
   base::WriteLock lock(tree_mutex());
   auto copy = base::make_ref<MountNamespace>(copy_of(*impl_->root));
   Impl& to = *copy->impl_;

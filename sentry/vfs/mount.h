@@ -8,6 +8,7 @@
 
 #include "base/ref/ref.h"
 #include "base/sync/mutex.h"
+#include "sentry/vfs/changes.h"
 #include "sentry/vfs/dentry.h"
 
 namespace sentry::vfs {
@@ -34,7 +35,10 @@ class Mount final : public base::RefCounted {
   FileSystem& fs() const { return *fs_; }
   const base::RefPtr<Dentry>& root() const { return root_; }
   uint64_t flags() const { return flags_.load(std::memory_order_relaxed); }
-  void set_flags(uint64_t f) { flags_.store(f, std::memory_order_relaxed); }
+  void set_flags(uint64_t f) {
+    ChangeScope change(kChangedPaths);
+    flags_.store(f, std::memory_order_relaxed);
+  }
   bool is_read_only() const { return (flags() & kMsRdOnly) != 0; }
   uint64_t id() const { return id_; }
   const std::string& source() const { return source_; }
@@ -130,7 +134,17 @@ struct PathStat {
   uint64_t mount_id = 0;
   bool is_mount_root = false;
 };
-base::Result<PathStat> walk_stat(OpContext& ctx, const Path& start, std::string_view path, uint32_t flags);
+// What a walk depended on, for who keeps its answer.
+struct WalkRecord {
+  bool told = true;       // of all that it depends on one is told when it changes (FileSystem::tells_changes())
+  bool followed = false;  // the last name was a symbolic link, which was followed
+  base::RefPtr<Dentry> directory;  // where the last name was looked up; null when that was "." or "..", or there was none
+};
+base::Result<PathStat> walk_stat(OpContext& ctx, const Path& start, std::string_view path, uint32_t flags, WalkRecord* record = nullptr);
+// Names of `directory` behind `after`, as a listing has them, and what stat() of each would say; only those that a WalkRecord with
+// `told` could have been made for.
+void peek_siblings(OpContext& ctx, const Dentry& directory, std::string_view after, size_t most,
+                   base::FunctionRef<void(std::string_view name, const Stat& stat)> sink);
 
 // Permission on an object with the mount considered: EROFS for writes to a read-only mount (except devices, FIFOs).
 base::Result<void> check_access(OpContext& ctx, const Path& path, unsigned want);

@@ -86,6 +86,7 @@ base::Result<PathStat> Walker::stat(std::string_view path) {
   if (path.empty() && !(flags_ & kLookupEmptyPath)) return base::err(kENOENT);
   stay_at(start_);
   if (!path.empty()) TRY(components(path));
+  if (record_) record_->told = record_->told && mount_->fs().tells_changes() && (peeked_ || dentry_->is_negative() || inode().tells_changes());
   if (peeked_) return PathStat{std::move(*peeked_), mount_->id(), false};
   if (dentry_->is_negative()) return base::err(kENOENT);
   return PathStat{TRY(inode().stat(ctx_)), mount_->id(), dentry_ == mount_->root().get()};
@@ -138,6 +139,7 @@ base::Result<void> Walker::components(std::string_view path) {
 
 // One component. `remaining` becomes what is to be walked next.
 base::Result<void> Walker::step(std::string_view name, std::string_view rest, bool follow_link, std::string_view& remaining) {
+  if (record_) [[unlikely]] record(name, rest);
   if (name == ".") return {};
   if (name == "..") return step_up();
   base::RefPtr<Dentry> child = dentry_->cached_child(name);
@@ -152,12 +154,16 @@ base::Result<void> Walker::step(std::string_view name, std::string_view rest, bo
     child = TRY(dentry_->child(ctx_, name));
   }
   Inode* inode = child->inode_ptr();
-  if (!inode) return base::err(kENOENT);
+  if (!inode) {
+    if (record_) record_->directory = base::RefPtr<Dentry>(dentry_);
+    return base::err(kENOENT);
+  }
   if (inode->is_symlink()) {
     if (!follow_link) {
       step_to(std::move(child));
       return {};
     }
+    if (record_ && only_slashes(rest)) record_->followed = true;
     if (TRY(follow(*inode, *mount_, rest))) {
       remaining = buffer_;
       return begin(remaining);
@@ -167,6 +173,12 @@ base::Result<void> Walker::step(std::string_view name, std::string_view rest, bo
   if (child->is_mountpoint()) [[unlikely]] return move_to(ns_.cross_mounts({base::RefPtr<Mount>(mount_), std::move(child)}));
   step_to(std::move(child));
   return {};
+}
+
+void Walker::record(std::string_view name, std::string_view rest) {
+  record_->told = record_->told && mount_->fs().tells_changes();
+  record_->directory.reset();
+  if (only_slashes(rest) && name != "." && name != "..") record_->directory = base::RefPtr<Dentry>(dentry_);
 }
 
 bool Walker::peek(const Dentry* child, std::string_view name, bool follow_link) {
@@ -218,6 +230,7 @@ base::Result<bool> Walker::follow(Inode& link, const Mount& link_mount, std::str
   if (++links_ > kMaxLinks || (flags_ & kLookupNoSymlinks) || (link_mount.flags() & kMsNoSymFollow)) return base::err(kELOOP);
   if (std::optional<Path> target = TRY(link.follow_magic(ctx_))) {
     if (flags_ & (kLookupNoMagicLinks)) return base::err(kELOOP);
+    if (record_) record_->told = false;
     if (flags_ & kScoped) return base::err(kEXDEV);
     TRY(move_to(std::move(*target)));
     return false;
@@ -256,10 +269,26 @@ void Walker::prefetch(std::string_view name, std::string_view rest) {
   for (size_t i = 0; i < found.size() && i < n; ++i) at = at->insert_child(names[i], std::move(found[i]));
 }
 
-base::Result<PathStat> walk_stat(OpContext& ctx, const Path& start, std::string_view path, uint32_t flags) {
+base::Result<PathStat> walk_stat(OpContext& ctx, const Path& start, std::string_view path, uint32_t flags, WalkRecord* record) {
   Walker walker(ctx, start, flags);
-  walker.only_stat();
+  walker.only_stat(record);
   return walker.stat(path);
+}
+
+void peek_siblings(OpContext& ctx, const Dentry& directory, std::string_view after, size_t most,
+                   base::FunctionRef<void(std::string_view name, const Stat& stat)> sink) {
+  Inode* dir = directory.inode_ptr();
+  if (!dir || !dir->is_dir() || !dir->tells_changes()) return;
+  dir->peek_names(ctx, after, most, [&](std::string_view name, base::FunctionRef<std::optional<Stat>()> stat) {
+    // Who has it knows best; and a mount may be on it.
+    if (const base::RefPtr<Dentry> cached = directory.cached_child(name)) {
+      Inode* inode = cached->inode_ptr();
+      if (!inode || cached->is_mountpoint() || !inode->tells_changes()) return;
+      if (auto known = inode->stat(ctx)) sink(name, *known);
+      return;
+    }
+    if (std::optional<Stat> known = stat()) sink(name, *known);
+  });
 }
 
 base::Result<PathResult> walk(OpContext& ctx, const Path& start, std::string_view path, uint32_t flags) {

@@ -22,7 +22,10 @@ class Walker {
   // `rest` is what came behind it ("" or slashes). True: the link was magic and `result.path` is the object itself.
   base::Result<bool> follow_final(const Path& directory, const Path& link, std::string_view rest, PathResult& result);
   // Before a run: a final name that is not cached need not be, when what stat() would say of it is known (stat()).
-  void only_stat() { only_stat_ = true; }
+  void only_stat(WalkRecord* record) {
+    only_stat_ = true;
+    record_ = record;
+  }
   // run() without kLookupParent, and then stat() of what it found.
   base::Result<PathStat> stat(std::string_view path);
 
@@ -36,6 +39,7 @@ class Walker {
   // True: the text to walk next is in `buffer_`. False: magic, and this has moved.
   base::Result<bool> follow(Inode& link, const Mount& link_mount, std::string_view rest);
   void prefetch(std::string_view name, std::string_view rest);
+  void record(std::string_view name, std::string_view rest);
   // Where others change the tree: cached names from `name` on, checked at once. How many are still true.
   size_t validate_ahead(const base::RefPtr<Dentry>& child, std::string_view name, std::string_view rest);
   bool peek(const Dentry* child, std::string_view name, bool follow_link);
@@ -64,6 +68,7 @@ class Walker {
   int links_ = 0;
   size_t validated_ = 0;  // of the names that come next
   bool only_stat_ = false;
+  WalkRecord* record_ = nullptr;
   std::optional<Stat> peeked_;
   std::string buffer_;  // the expanded rest of the path; only when a link was met
 };

@@ -93,7 +93,7 @@ TEST_CASE("Hostile sentry: random requests over real ids are answered, and the g
       case 0: p = pack(Op::kAttach, i, AttachRequest{.tree = r >> 8 & 3}); break;
       case 1: p = pack(Op::kWalk, i, WalkRequest{.from = id(), .names = {name(), name()}, .open_flags = r >> 8}); break;
       case 2:
-        p = r & 0x400 ? pack(Op::kOpenMany, i, OpenManyRequest{.dir = id(), .names = {name(), name()}})
+        p = r & 0x400 ? pack(Op::kOpenMany, i, OpenManyRequest{.dir = id(), .files = {{{name()}, name()}, {{}, name()}}})
                       : pack(Op::kOpen, i, OpenRequest{.id = id(), .flags = r >> 8 & 3});
         break;
       case 3:
@@ -311,7 +311,7 @@ TEST_CASE("Hostile gofer: as many descriptors as files were opened, each for rea
   };
   base::UniqueFd readable(open((dir / "f").c_str(), O_RDONLY)), writable(open((dir / "f").c_str(), O_RDWR));
   const int r = readable.get(), w = writable.get();
-  const OpenManyRequest request{.dir = 1, .names = {"a", "b", "c"}};
+  const OpenManyRequest request{.dir = 1, .files = {{{}, "a"}, {{}, "b"}, {{"d"}, "c"}}};
   auto fails = [&](Client& c) { CHECK(c.call(request).error() == kEIO); };
   with_lying_gofer(donate({r, r}, 2), [&](Client& c) { CHECK(c.call(request).value().fds.size() == 2); });
   with_lying_gofer(donate({}, 0), [&](Client& c) { CHECK(c.call(request).value().fds.empty()); });

@@ -509,21 +509,44 @@ TEST_CASE("Gofer: opens many regular files with one message, and nothing else") 
   GoferProcess gofer({{dir.path()}});
   auto c = gofer.client();
   const FileId d = id_of(*c, root_of(*c), {"d"});
-  auto many = get(c->call(OpenManyRequest{.dir = d, .names = {"f3", "gone", "link", "sub", "fifo", "f1"}}));
+  auto many = get(c->call(OpenManyRequest{.dir = d, .files = {{{}, "f3"}, {{}, "gone"}, {{}, "link"}, {{}, "sub"}, {{}, "fifo"}, {{}, "f1"}}}));
   REQUIRE((many.fds.size() == 2 && many.reply.opened.size() == 2));
   CHECK(text_of(many.fds[0].get()) == "3");
   CHECK(text_of(many.fds[1].get()) == "1");
   const File f1 = walk(*c, d, {"f1"}).files.back();
   CHECK((many.reply.opened[1].device == f1.attr.device && many.reply.opened[1].inode == f1.attr.inode));
-  OpenManyRequest request{.dir = d, .names = {}};
-  for (size_t i = 0; i < kMaxOpenMany; ++i) request.names.push_back("f" + std::to_string(i));
+  OpenManyRequest request{.dir = d, .files = {}};
+  for (size_t i = 0; i < kMaxOpenMany; ++i) request.files.push_back({{}, "f" + std::to_string(i)});
   CHECK(get(c->call(request)).fds.size() == kMaxOpenMany);
-  request.names.push_back("f39");
+  request.files.push_back({{}, "f39"});
   CHECK(c->call(request).error() == kEINVAL);
-  CHECK(get(c->call(OpenManyRequest{.dir = d, .names = {"link"}})).fds.empty());
-  for (const char* name : {"", ".", "..", "sub/x", "/"}) CHECK(c->call(OpenManyRequest{.dir = d, .names = {name}}).error() == kEINVAL);
-  CHECK(c->call(OpenManyRequest{.dir = f1.id, .names = {"x"}}).error() == kENOTDIR);
-  CHECK(c->call(OpenManyRequest{.dir = 12345, .names = {"x"}}).error() == kESTALE);
+  CHECK(get(c->call(OpenManyRequest{.dir = d, .files = {{{}, "link"}}})).fds.empty());
+  for (const char* name : {"", ".", "..", "sub/x", "/"}) {
+    CHECK(c->call(OpenManyRequest{.dir = d, .files = {{{}, name}}}).error() == kEINVAL);
+    CHECK(c->call(OpenManyRequest{.dir = d, .files = {{{}, "f1"}, {{"sub", name}, "x"}}}).error() == kEINVAL);
+  }
+  CHECK(c->call(OpenManyRequest{.dir = f1.id, .files = {{{}, "x"}}}).error() == kENOTDIR);
+  CHECK(c->call(OpenManyRequest{.dir = 12345, .files = {{{}, "x"}}}).error() == kESTALE);
+}
+
+TEST_CASE("Gofer: opens files below several directories with one message, through no link") {
+  TempDir dir;
+  for (const char* name : {"a", "a/b", "a/b/c", "d", "outside"}) dir.mkdir(name);
+  for (const char* name : {"a/1", "a/b/2", "a/b/c/3", "d/4", "outside/5"}) dir.write(name, name);
+  dir.symlink("../outside", "a/link");
+  GoferProcess gofer({{dir.path()}});
+  auto c = gofer.client();
+  const FileId root = root_of(*c);
+  auto many = get(c->call(OpenManyRequest{
+      .dir = root,
+      .files = {{{"a"}, "1"}, {{"a", "b"}, "2"}, {{"a", "b", "c"}, "3"}, {{"a", "link"}, "5"}, {{"gone"}, "x"}, {{"a", "1"}, "x"}, {{"d"}, "4"}, {{"a"}, "1"}}}));
+  REQUIRE(many.fds.size() == 5);
+  const char* const wanted[] = {"a/1", "a/b/2", "a/b/c/3", "d/4", "a/1"};
+  for (size_t i = 0; i < 5; ++i) CHECK(text_of(many.fds[i].get()) == wanted[i]);
+  OpenManyRequest deep{.dir = root, .files = {{std::vector<std::string>(kMaxOpenDepth, "a"), "1"}}};
+  CHECK(get(c->call(deep)).fds.empty());
+  deep.files[0].directories.push_back("a");
+  CHECK(c->call(deep).error() == kEINVAL);
 }
 
 TEST_CASE("Gofer: opens as many as it has descriptors for, and goes on") {
@@ -531,8 +554,8 @@ TEST_CASE("Gofer: opens as many as it has descriptors for, and goes on") {
   for (int i = 0; i < 32; ++i) dir.write("f" + std::to_string(i), "");
   GoferProcess gofer({{dir.path()}}, {.max_files = 24});
   auto c = gofer.client();
-  OpenManyRequest request{.dir = root_of(*c), .names = {}};
-  for (int i = 0; i < 32; ++i) request.names.push_back("f" + std::to_string(i));
+  OpenManyRequest request{.dir = root_of(*c), .files = {}};
+  for (int i = 0; i < 32; ++i) request.files.push_back({{}, "f" + std::to_string(i)});
   const size_t opened = get(c->call(request)).fds.size();
   CHECK((opened > 4 && opened < 24));
   CHECK(get(c->call(request)).fds.size() == opened);

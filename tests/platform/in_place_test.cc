@@ -127,7 +127,7 @@ TEST_CASE("a descriptor that is shown no more and a block that is unmapped are l
     c.show(0);
     REQUIRE(c.first_call() == 600);
     const uint64_t head = c.block().half[0].head;
-    c.guest.as->unmap_block(kBlock);
+    c.guest.as->unmap_block(kBlock, in_place::kBlockSize);
     CHECK(c.first_call() == 1);
     CHECK(c.block().half[0].head == head);
     // Other memory in the same place.

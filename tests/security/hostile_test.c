@@ -415,6 +415,7 @@ TEST(words_of_descriptors_are_read_only) {
   need_in_place();
   for (uintptr_t at = 0x404000; at < 0x407000; at += P) EXPECT_TRUE(can_read(corner() + at) && !can_write(corner() + at));
   EXPECT_TRUE(can_read(corner() + 0x201000) && !can_write(corner() + 0x201000));  // waiting words
+  EXPECT_TRUE(can_read(corner() + 0x202000) && !can_write(corner() + 0x202000));  // change words
 }
 
 // Two innocent processes that send each other numbered bytes while others attack: [4] rounds, [5] mistakes.
@@ -697,4 +698,55 @@ TEST(a_seccomp_filter_ends_in_place) {
   EXPECT_TRUE(!can_read((uintptr_t)block));
   close(s[0]);
   EXPECT_EXIT(peer, 0);
+}
+
+// Answers of stat(2): in_place::AnswerTable.
+#define ANSWERS (BLOCKS + (2048 - 16) * BLOCK_SIZE)
+#define ANSWERS_SIZE (64 + 2 * 16384 + 3100 * 320)
+static bool warm_up_answers(void) {
+  struct stat st;
+  for (int i = 0; i < 100; i++)
+    if (stat("/bin/sh", &st) != 0) return false;
+  return can_read(corner() + ANSWERS);
+}
+
+// Who writes to his own answers fools himself and nobody else.
+TEST(forged_answers_fool_nobody_else) {
+  find_stub();
+  struct stat before, st;
+  OK(stat("/bin/sh", &before));
+  if (!can_read(corner() + DESCRIPTORS) || !warm_up_answers()) SKIP("this platform answers no stat in place");
+  static const uint64_t poison[] = {0, ~0UL, 1, 2, 0xffff, 0x7fffffffffffUL, 1UL << 63};
+  volatile uint64_t *table = (volatile uint64_t *)(corner() + ANSWERS);
+  for (unsigned i = 0; i < 200000; i++) {
+    const unsigned at = next_random() % 3 ? next_random() % 4200 : next_random() % (ANSWERS_SIZE / 8);
+    table[at] = next_random() % 2 ? poison[next_random() % 7] : next_random();
+    if (i % 8 == 0) stat(i % 16 ? "/bin/sh" : "/no/such/name", &st);
+    if (i % 64 == 0) close(open("/", O_RDONLY));
+  }
+  for (unsigned i = 0; i < ANSWERS_SIZE / 8; i++) table[i] = 0x0001000100010001;
+  stat("/bin/sh", &st);
+  IN_CHILD(child, {
+    EXPECT_TRUE(!can_read(corner() + ANSWERS));
+    for (int i = 0; i < 200; i++) {
+      OK(stat("/bin/sh", &st));
+      EXPECT_EQ(st.st_ino, before.st_ino);
+      EXPECT_ERR(stat("/no/such/name", &st), ENOENT);
+    }
+    EXPECT_TRUE(can_read(corner() + ANSWERS));
+  });
+  EXPECT_EXIT(child, 0);
+}
+
+// Another program gets no answers of the one before, and one with a filter none at all.
+TEST(answers_end_with_the_program) {
+  find_stub();
+  if (!can_read(corner() + DESCRIPTORS) || !warm_up_answers()) SKIP("this platform answers no stat in place");
+  struct { unsigned short code; unsigned char jt, jf; unsigned k; } allow = {6, 0, 0, 0x7fff0000};
+  struct { unsigned short n; void *filter; } program = {1, &allow};
+  OK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+  OK(syscall(SYS_seccomp, 1, 0, &program));
+  struct stat st;
+  OK(stat("/bin/sh", &st));
+  EXPECT_TRUE(!can_read(corner() + ANSWERS));
 }

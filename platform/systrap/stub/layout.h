@@ -21,6 +21,8 @@ inline constexpr uint64_t kTextOffset = 0x10'0000;      // the blob, r-x; 64 KiB
 inline constexpr uint64_t kTextSize = 0x1'0000;
 inline constexpr uint64_t kDoorbellOffset = 0x20'0000;  // Doorbell, r--
 inline constexpr uint64_t kWaitingOffset = kDoorbellOffset + 0x1000;  // WaitingWords, r--
+inline constexpr uint64_t kChangesOffset = kDoorbellOffset + 0x2000;  // in_place::ChangeWords, r--
+inline constexpr uint64_t kBoardPages = 3;
 inline constexpr uint64_t kZygoteOffset = 0x21'0000;    // ZygoteBoard and the zygote's stack, zygote only
 inline constexpr uint64_t kRingOffset = 0x40'0000;      // HostOp ring, r--
 inline constexpr uint64_t kDescriptorsOffset = kRingOffset + 0x4000;  // in_place words of descriptors, r--
@@ -37,6 +39,7 @@ static_assert(kSlotsOffset % kSlotSize == 0);
 // --- The control file: the doorbell, the zygote's board, the stub's text, trampolines, then units of 64 KiB. ---
 inline constexpr uint64_t kDoorbellFileOffset = 0;
 inline constexpr uint64_t kWaitingFileOffset = 0x1000;
+inline constexpr uint64_t kChangesFileOffset = 0x2000;
 inline constexpr uint64_t kZygoteFileOffset = 0x1'0000;
 inline constexpr uint64_t kTextFileOffset = 0x2'0000;
 inline constexpr uint64_t kTrampolineFileOffset = 0x10'0000;
@@ -121,23 +124,24 @@ struct StubRegisters {
 };
 
 struct InPlaceSlot {
-  uint32_t enabled;
-  uint32_t io;
+  uint16_t enabled, io;
   int32_t pid, tid, ppid;
   uint32_t uid, euid, gid, egid;
   uint32_t mask_held;  // changes of the signal mask go to the sentry
   uint32_t actions;    // Slot::actions is what rt_sigaction is about
   uint64_t mask;       // signal mask of the guest; the stub writes it too
+  uint64_t reader;     // of answers (in_place_io.h); 0: none are given
 };
 
 // The calls that a stub answers, for counting them. Index 0 counts those that are not listed.
 inline constexpr uint16_t kNotListed = 0xffff;  // Platform::Claims::kOtherCalls
-inline constexpr uint16_t kInPlaceCalls[] = {kNotListed, 0,  1,  7,   13,  14,  19,  20,  24,  39,  44, 45,
-                                            102, 104, 107, 108, 186, 202, 228, 232, 233, 281};
+inline constexpr uint16_t kInPlaceCalls[] = {kNotListed, 0,  1,   4,   5,   6,   7,   13,  14,  19,  20,  24,  39,
+                                            44,         45, 102, 104, 107, 108, 186, 202, 228, 232, 233, 262, 281};
 struct InPlaceIndex {
-  uint8_t of[256] = {};
-  constexpr InPlaceIndex() {  // by the low byte, in which they differ
-    for (uint8_t i = 1; i < sizeof kInPlaceCalls / sizeof kInPlaceCalls[0]; ++i) of[kInPlaceCalls[i] & 0xff] = i;
+  static constexpr uint64_t kSize = 512;
+  uint8_t of[kSize] = {};
+  constexpr InPlaceIndex() {
+    for (uint8_t i = 1; i < sizeof kInPlaceCalls / sizeof kInPlaceCalls[0]; ++i) of[kInPlaceCalls[i]] = i;
   }
 };
 inline constexpr InPlaceIndex kInPlaceIndex;
@@ -167,7 +171,7 @@ struct Slot {
   uint32_t frame_offset;  // of the FP state in the slot, in kModeFrame
   uint32_t patience;      // the stub's own: see post()
   // The stub's own word, for statistics: what the sentry does not see happen.
-  uint64_t in_place_count[24];  // by kInPlaceIndex
+  uint64_t in_place_count[28];  // by kInPlaceIndex
   uint64_t in_place_trapped;    // of these, how many came through SIGSYS
   uint64_t slept_count;
   uint64_t woken_at, posted_at;  // time stamps of the last sleep's end and of the last event that rang: hints
@@ -230,6 +234,7 @@ static_assert(sizeof(FutexCounts) == 4096);
 struct WaitingWords {
   uint32_t of[in_place::kWaitingWords];
 };
+static_assert(sizeof(in_place::ChangeWords) == 4096 && kChangesOffset + 4096 <= kDoorbellOffset + kBoardPages * 4096);
 static_assert(sizeof(WaitingWords) == 4096 && in_place::kDescriptors * 8 == kUnitFutexes - kUnitDescriptors);
 
 // Written by the threads of one stub process.

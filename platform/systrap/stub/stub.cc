@@ -380,6 +380,8 @@ bool sigaction_in_place(Slot* slot, SlotMode mode, int64_t& result) {
 
 #include "platform/systrap/stub/stub_io.inc"  // NOLINT: a part of this file
 
+#include "platform/systrap/stub/stub_stat.inc"  // NOLINT: likewise
+
 namespace {
 
 Answer in_place(Slot* slot, SlotMode mode) {
@@ -408,6 +410,9 @@ Answer in_place(Slot* slot, SlotMode mode) {
     case 107: result = v.euid; break;
     case 108: result = v.egid; break;
     case 186: result = v.tid; break;
+    case 4: case 5: case 6: case 262:
+      if (mode != kModeFast || !v.io || !stat_in_place(slot, result)) return Answer::kNo;
+      break;
     default:
       if (mode != kModeFast || !v.io) return Answer::kNo;
       answer = io_in_place(slot, result);
@@ -416,7 +421,7 @@ Answer in_place(Slot* slot, SlotMode mode) {
       if (answer == Answer::kKick) slot->address = static_cast<uint32_t>(slot->regs.rdi);
   }
   slot->regs.rax = static_cast<uint64_t>(result);
-  ++slot->in_place_count[kInPlaceIndex.of[static_cast<uint8_t>(number)]];
+  ++slot->in_place_count[kInPlaceIndex.of[number % InPlaceIndex::kSize]];
   return answer;
 }
 

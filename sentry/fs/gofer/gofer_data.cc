@@ -73,30 +73,26 @@ Result<RefPtr<HostFd>> GoferInode::walk_and_open(bool write) {
   return base::make_ref<HostFd>(std::move(answer.fd));
 }
 
-// This file, which a listing showed, and those that follow it there. Null when it is not to be had like that.
+// This file, which a listing showed, and those that follow it: there, and where a walk through the tree comes next as far as listings
+// are known. Null when it is not to be had like that.
 RefPtr<HostFd> GoferInode::open_many() {
   if (gofer_fs().shared()) return nullptr;
   RefPtr<GoferInode> parent;
-  wire::OpenManyRequest request;
+  std::string name;
   {
     base::MutexLock lock(mu_);
     parent = parent_;
-    request.names.push_back(name_);
+    name = name_;
   }
   RefPtr<Listing> above = parent ? gofer_fs().current_listing(parent->key_) : nullptr;
-  const size_t here = above ? above->find(request.names[0]) : Listing::kNpos;
+  const size_t here = above ? above->find(name) : Listing::kNpos;
   if (here == Listing::kNpos) return nullptr;
   if (RefPtr<HostFd> ready = gofer_fs().take_opened_ahead(key_, parent->key_, here)) return ready;
   const uint32_t window = gofer_fs().open_window(parent->key_, *above, here);
-  for (size_t i = here + 1; i < above->size() && request.names.size() < window; ++i) {
-    const wire::PackedEntry e = above->entry(i);
-    if (worth_opening_ahead(e)) request.names.emplace_back(e.name);
-  }
-  if (request.names.size() == 1) return nullptr;
-  auto dir = parent->id();
-  if (!dir) return nullptr;
-  request.dir = *dir;
-  auto answer = gofer_fs().client().call(request);
+  if (window < 2) return nullptr;
+  OpenAhead ahead(gofer_fs(), window);
+  if (!ahead.begin(*parent, std::move(above)) || !ahead.collect(here)) return nullptr;
+  auto answer = gofer_fs().client().call(ahead.request());
   if (!answer) return nullptr;
   RefPtr<HostFd> mine;
   for (size_t i = 0; i < answer->fds.size(); ++i) {

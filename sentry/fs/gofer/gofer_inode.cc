@@ -281,6 +281,22 @@ std::optional<vfs::Stat> GoferInode::peek(vfs::OpContext&, std::string_view name
   return to_stat(e.attr, gofer_fs().device_of(e.attr.device), number_for(e.attr, gofer_fs().root_device()));
 }
 
+void GoferInode::peek_names(vfs::OpContext&, std::string_view after, size_t most, NameSink sink) {
+  if (type_ != abi::kS_IFDIR || gofer_fs().shared()) return;
+  const RefPtr<Listing> listing = gofer_fs().current_listing(key_);
+  if (!listing) return;
+  const size_t here = after.empty() ? Listing::kNpos : listing->find(after);
+  if (here == Listing::kNpos && !after.empty()) return;
+  for (size_t i = here + 1; i < listing->size() && most != 0; ++i, --most) {
+    const wire::PackedEntry e = listing->entry(i);
+    if (e.attr.inode == 0) continue;
+    sink(e.name, [&]() -> std::optional<vfs::Stat> {
+      if (gofer_fs().has_inode({e.attr.device, e.attr.inode})) return std::nullopt;
+      return to_stat(e.attr, gofer_fs().device_of(e.attr.device), number_for(e.attr, gofer_fs().root_device()));
+    });
+  }
+}
+
 std::vector<RefPtr<vfs::Inode>> GoferInode::lookup_chain(vfs::OpContext&, std::span<const std::string_view> names) {
   std::vector<RefPtr<vfs::Inode>> found;
   RefPtr<GoferInode> at(this);

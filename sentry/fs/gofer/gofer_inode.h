@@ -157,6 +157,30 @@ class GoferFs final : public vfs::FileSystem {
   size_t last_opened_ GUARDED_BY(mu_) = 0;
 };
 
+// Collects the files that one OpenMany opens: from one on, as a walk through the tree in the order of its listings meets them.
+class OpenAhead {
+ public:
+  OpenAhead(GoferFs& fs, size_t most) : fs_(fs), most_(most) {}
+  // Finds the nearest directory from `directory` upwards that has an id. False: too far.
+  bool begin(GoferInode& directory, base::RefPtr<Listing> listing);
+  // From entry `first` of it. False: it is alone.
+  bool collect(size_t first);
+  const wire::OpenManyRequest& request() const { return request_; }
+
+ private:
+  // From entry `first` of a listing of the directory that `at_` names on, and below.
+  void take(const Listing& listing, size_t first);
+  bool is_full() const { return request_.files.size() >= most_ || looked_at_ >= kMostLooked; }
+
+  static constexpr size_t kMostLooked = 256;  // entries
+  GoferFs& fs_;
+  const size_t most_;
+  size_t looked_at_ = 0;
+  std::vector<std::string> at_;
+  std::vector<base::RefPtr<Listing>> above_;  // of the directories that at_ goes through, from the one with the id on
+  wire::OpenManyRequest request_;
+};
+
 class GoferInode final : public vfs::Inode, public memory::PageSource {
  public:
   GoferInode(GoferFs& fs, const wire::Attr& attr, std::string link_target);
@@ -167,6 +191,7 @@ class GoferInode final : public vfs::Inode, public memory::PageSource {
   base::Result<void> set_attr(vfs::OpContext& ctx, const vfs::SetAttr& attr) override;
   base::Result<base::RefPtr<vfs::Inode>> lookup(vfs::OpContext& ctx, std::string_view name) override;
   std::optional<vfs::Stat> peek(vfs::OpContext& ctx, std::string_view name) override;
+  void peek_names(vfs::OpContext& ctx, std::string_view after, size_t most, NameSink sink) override;
   base::Result<bool> revalidate(vfs::OpContext& ctx, std::string_view name, vfs::Inode* cached) override;
   size_t revalidate_chain(vfs::OpContext& ctx, std::span<const std::string_view> names, std::span<vfs::Inode* const> cached) override;
   std::vector<base::RefPtr<vfs::Inode>> lookup_chain(vfs::OpContext& ctx, std::span<const std::string_view> names) override;
@@ -221,6 +246,7 @@ class GoferInode final : public vfs::Inode, public memory::PageSource {
   base::Result<void> write_pages(uint64_t offset, std::span<const uint8_t> src) override;
 
  private:
+  friend class OpenAhead;
   base::RefPtr<memory::PageCache> cache() const;
   // A walk from here. Where this has no id yet it starts at the nearest directory above that has one, and gives ids to all
   // between: the reply is as if it had started here.

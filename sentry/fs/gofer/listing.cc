@@ -143,4 +143,57 @@ Result<RefPtr<Listing>> GoferInode::list_tree() {
   return found;
 }
 
+bool OpenAhead::begin(GoferInode& directory, RefPtr<Listing> listing) {
+  above_.push_back(std::move(listing));
+  for (RefPtr<GoferInode> at(&directory);;) {
+    RefPtr<GoferInode> parent;
+    {
+      base::MutexLock lock(at->mu_);
+      if (!at->ids_.empty()) {
+        request_.dir = at->ids_.back();
+        break;
+      }
+      if (!at->parent_ || at_.size() == wire::kMaxOpenDepth) return false;
+      parent = at->parent_;
+      at_.push_back(at->name_);
+    }
+    at = std::move(parent);
+    above_.push_back(fs_.current_listing(at->key_));
+  }
+  std::reverse(at_.begin(), at_.end());
+  std::reverse(above_.begin(), above_.end());
+  return true;
+}
+
+bool OpenAhead::collect(size_t first) {
+  for (;;) {
+    if (above_.back()) take(*above_.back(), first);
+    // Behind the directory that is done now, in the one above.
+    above_.pop_back();
+    if (is_full() || at_.empty() || !above_.back()) break;
+    const size_t done = above_.back()->find(at_.back());
+    if (done == Listing::kNpos) break;
+    at_.pop_back();
+    first = done + 1;
+  }
+  return request_.files.size() > 1;
+}
+
+// Recursion as deep as a message's names may be.
+void OpenAhead::take(const Listing& listing, size_t first) {
+  for (size_t i = first; i < listing.size() && !is_full(); ++i, ++looked_at_) {
+    const wire::PackedEntry e = listing.entry(i);
+    if (worth_opening_ahead(e)) {
+      request_.files.push_back({at_, std::string(e.name)});
+      continue;
+    }
+    if ((e.attr.mode & abi::kS_IFMT) != abi::kS_IFDIR || at_.size() == wire::kMaxOpenDepth) continue;
+    const RefPtr<Listing> below = fs_.current_listing({e.attr.device, e.attr.inode});
+    if (!below) continue;
+    at_.emplace_back(e.name);
+    take(*below, 0);
+    at_.pop_back();
+  }
+}
+
 }  // namespace sentry::fs::gofer

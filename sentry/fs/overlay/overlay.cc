@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "sentry/fs/overlay/overlay_inode.h"
+#include "sentry/vfs/changes.h"
 
 namespace sentry::fs::overlay {
 
@@ -120,13 +121,13 @@ void OverlayFs::root_gone() {
 // Inodes.
 
 OverlayInode::OverlayInode(OverlayFs& fs, RefPtr<vfs::Inode> lower)
-    : Inode(fs), lower_(std::move(lower)), type_(lower_->type()) {}
+    : Inode(fs), lower_(std::move(lower)), type_(lower_->type()), number_(lower_->number()) {}
 
 OverlayInode::OverlayInode(OverlayFs& fs, const vfs::CreateArgs& args, int64_t now, std::string target)
-    : Inode(fs), type_(args.mode & abi::kS_IFMT), target_(std::move(target)), owned_(true), xattrs_owned_(true) {
+    : Inode(fs), type_(args.mode & abi::kS_IFMT), number_(fs.new_number()), target_(std::move(target)), owned_(true), xattrs_owned_(true) {
   const vfs::TimeSpec time = vfs::timespec_of(now);
   attr_ = {.device = fs.device(),
-           .inode = fs.new_number(),
+           .inode = number_,
            .mode = args.mode,
            .nlink = type_ == abi::kS_IFDIR ? 2u : 1u,
            .uid = args.uid,
@@ -206,6 +207,7 @@ Result<void> OverlayInode::set_attr(vfs::OpContext& ctx, const vfs::SetAttr& att
   TRY(own(ctx));
   if (attr.size) TRY(set_size(ctx, *attr.size));
   const vfs::TimeSpec now = vfs::timespec_of(ctx.now_realtime());
+  vfs::ChangeScope change(vfs::change_word(number_));
   base::MutexLock lock(mu_);
   if (attr.mode) attr_.mode = type_ | (*attr.mode & 07777);
   if (attr.uid) attr_.uid = *attr.uid;
@@ -240,6 +242,36 @@ std::optional<vfs::Stat> OverlayInode::peek(vfs::OpContext& ctx, std::string_vie
   }
   std::optional<vfs::Stat> s = lower_->peek(ctx, name);
   return s ? std::optional(stat_over(*s)) : s;
+}
+
+void OverlayInode::peek_names(vfs::OpContext& ctx, std::string_view after, size_t most, NameSink sink) {
+  std::vector<std::pair<std::string, RefPtr<OverlayInode>>> changed;
+  bool all_below;
+  {
+    base::MutexLock lock(mu_);
+    all_below = changes_.empty();
+    for (auto it = changes_.upper_bound(after); it != changes_.end() && changed.size() < most; ++it)
+      if (it->second.inode) changed.emplace_back(it->first, it->second.inode);
+  }
+  for (auto& [name, inode] : changed) {
+    sink(name, [&]() -> std::optional<vfs::Stat> {
+      if (!inode->tells_changes()) return std::nullopt;
+      auto known = inode->stat(ctx);
+      return known ? std::optional(std::move(*known)) : std::nullopt;
+    });
+    drop_without_recursion(std::move(inode));
+  }
+  if (!lower_) return;
+  lower_->peek_names(ctx, after, most, [&](std::string_view name, base::FunctionRef<std::optional<vfs::Stat>()> stat) {
+    if (!all_below) {
+      base::MutexLock lock(mu_);
+      if (changes_.contains(name)) return;
+    }
+    sink(name, [&]() -> std::optional<vfs::Stat> {
+      std::optional<vfs::Stat> known = stat();
+      return known ? std::optional(stat_over(*known)) : known;
+    });
+  });
 }
 
 bool OverlayInode::is_as_below() const {
@@ -298,6 +330,7 @@ void OverlayInode::remove_name(std::string_view name) {
 
 // With own() done: the times of a changed directory, and its links by what was added or removed in subdirectories.
 void OverlayInode::touch_directory(int64_t now, int32_t links) {
+  vfs::ChangeScope change(vfs::change_word(number_));
   base::MutexLock lock(mu_);
   attr_.mtime = attr_.ctime = vfs::timespec_of(now);
   attr_.nlink = static_cast<uint64_t>(std::max<int64_t>(1, static_cast<int64_t>(attr_.nlink) + links));
@@ -305,6 +338,7 @@ void OverlayInode::touch_directory(int64_t now, int32_t links) {
 
 // With own() done. A file without links is no longer reachable by its lower one.
 void OverlayInode::add_links(int64_t now, int32_t n) {
+  vfs::ChangeScope change(vfs::change_word(number_));
   bool gone;
   {
     base::MutexLock lock(mu_);
@@ -502,6 +536,7 @@ Result<void> OverlayInode::set_xattr(vfs::OpContext& ctx, std::string_view name,
   size_t bytes = 0;
   for (auto& [n, v] : all) bytes += n.size() + v.size();
   if (bytes > kMaxXattrBytes) return err(kENOSPC);
+  vfs::ChangeScope change(vfs::change_word(number_));
   base::MutexLock lock(mu_);
   xattrs_ = std::move(all);
   xattrs_owned_ = true;
@@ -521,6 +556,7 @@ Result<void> OverlayInode::remove_xattr(vfs::OpContext& ctx, std::string_view na
   auto it = all.find(name);
   if (it == all.end()) return err(kENODATA);
   all.erase(it);
+  vfs::ChangeScope change(vfs::change_word(number_));
   base::MutexLock lock(mu_);
   xattrs_ = std::move(all);
   xattrs_owned_ = true;

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "sentry/fs/overlay/overlay_inode.h"
+#include "sentry/vfs/changes.h"
 
 namespace sentry::fs::overlay {
 
@@ -23,6 +24,12 @@ RefPtr<memory::PageCache> OverlayInode::data() const {
   return data_;
 }
 
+void OverlayInode::note_mapping() {
+  if (lower_ || grows_unseen_.load(std::memory_order_relaxed)) return;
+  vfs::ChangeScope change(vfs::change_word(number_));
+  grows_unseen_.store(true, std::memory_order_release);
+}
+
 uint64_t OverlayInode::lower_limit() const {
   base::MutexLock lock(mu_);
   return lower_limit_;
@@ -39,6 +46,7 @@ Result<RefPtr<memory::PageCache>> OverlayInode::own_data(vfs::OpContext& ctx) {
   const uint64_t size = TRY(lower_->stat(ctx)).size;
   auto fresh = base::make_ref<memory::PageCache>(overlay_fs().memory(), memory::MemoryKind::kTmpfs, this, false);
   fresh->set_size(size);
+  vfs::ChangeScope change(vfs::change_word(number_));
   base::MutexLock lock(mu_);
   if (!data_) {
     lower_file_ = std::move(file);
@@ -100,6 +108,7 @@ Result<size_t> OverlayInode::write_data(vfs::OpContext& ctx, vfs::IoBuffer& src,
   if (offset == vfs::FileDescription::kAtEnd) offset = data->size();
   if (offset > kMaxOffset - src.remaining()) return err(kEFBIG);
   if (src.remaining() == 0) return size_t{0};
+  vfs::ChangeScope change(vfs::change_word(number_));
   auto done = data->write(offset, src.remaining(), [&](std::span<uint8_t> to) { return src.get(to.data(), to.size()); });
   if (!done) return err(done.error() == kENOMEM ? kENOSPC : done.error());
   const vfs::TimeSpec now = vfs::timespec_of(ctx.now_realtime());
@@ -114,6 +123,7 @@ Result<void> OverlayInode::set_size(vfs::OpContext& ctx, uint64_t size) {
   vfs::SleepGuard guard(ctx, write_lock_);
   RefPtr<memory::PageCache> data = TRY(own_data(ctx));
   const vfs::TimeSpec now = vfs::timespec_of(ctx.now_realtime());
+  vfs::ChangeScope change(vfs::change_word(number_));
   {
     base::MutexLock lock(mu_);
     // First, so that what is cut off does not come back from below when the file grows again.
@@ -146,6 +156,7 @@ Result<void> OverlayInode::fallocate(vfs::OpContext& ctx, uint32_t mode, uint64_
   vfs::SleepGuard guard(ctx, write_lock_);
   RefPtr<memory::PageCache> data = TRY(own_data(ctx));
   const uint64_t end = offset + length;
+  vfs::ChangeScope change(vfs::change_word(number_));
   if (mode & (kPunchHole | kZeroRange)) TRY(zero_range(*data, offset, end));
   if (!(mode & kPunchHole)) {
     // Pages over the lower file are there when they are needed.
@@ -205,7 +216,10 @@ Result<void> OverlayFile::fallocate(vfs::OpContext& ctx, uint32_t mode, uint64_t
 }
 
 Result<RefPtr<memory::Mappable>> OverlayFile::mappable(vfs::OpContext& ctx) {
-  if (RefPtr<memory::PageCache> data = file().data()) return RefPtr<memory::Mappable>(data);
+  if (RefPtr<memory::PageCache> data = file().data()) {
+    file().note_mapping();
+    return RefPtr<memory::Mappable>(data);
+  }
   return lower_->mappable(ctx);
 }
 

@@ -35,8 +35,9 @@ using Pins = std::unordered_map<const vfs::Inode*, base::RefPtr<OverlayInode>>;
 
 class OverlayFs final : public vfs::FileSystem {
  public:
-  OverlayFs(memory::MemoryFile& memory, base::RefPtr<vfs::FileSystem> lower)
-      : memory_(memory), lower_(std::move(lower)) {}
+  OverlayFs(memory::MemoryFile& memory, base::RefPtr<vfs::FileSystem> lower) : memory_(memory), lower_(std::move(lower)) {
+    if (!lower_->revalidates()) set_tells_changes();
+  }
   void make_root();
   std::string_view type() const override { return "overlay"; }
   base::RefPtr<vfs::Inode> root() override;
@@ -76,10 +77,13 @@ class OverlayInode final : public vfs::Inode, public memory::PageSource {
 
   creds::InodeOwner owner() const override;
   base::Result<vfs::Stat> stat(vfs::OpContext& ctx) override;
+  uint64_t number() const override { return number_; }
+  bool tells_changes() const override { return Inode::tells_changes() && !grows_unseen_.load(std::memory_order_acquire); }
   base::Result<void> set_attr(vfs::OpContext& ctx, const vfs::SetAttr& attr) override;
   base::Result<base::RefPtr<vfs::Inode>> lookup(vfs::OpContext& ctx, std::string_view name) override;
   vfs::Stat stat_over(vfs::Stat s) const;
   std::optional<vfs::Stat> peek(vfs::OpContext& ctx, std::string_view name) override;
+  void peek_names(vfs::OpContext& ctx, std::string_view after, size_t most, NameSink sink) override;
   std::vector<base::RefPtr<vfs::Inode>> lookup_chain(vfs::OpContext& ctx, std::span<const std::string_view> names) override;
   base::Result<base::RefPtr<vfs::Inode>> create(vfs::OpContext& ctx, std::string_view name, const vfs::CreateArgs& args) override;
   base::Result<base::RefPtr<vfs::Inode>> mkdir(vfs::OpContext& ctx, std::string_view name, const vfs::CreateArgs& args) override;
@@ -111,6 +115,8 @@ class OverlayInode final : public vfs::Inode, public memory::PageSource {
 
   // Of open files. Null until the file was opened for writing.
   base::RefPtr<memory::PageCache> data() const;
+  // Its data is mapped: pages come, and are counted by stat(), without a call.
+  void note_mapping();
   base::Result<size_t> read_data(vfs::OpContext& ctx, memory::PageCache& data, vfs::IoBuffer& dst, uint64_t offset);
   base::Result<size_t> write_data(vfs::OpContext& ctx, vfs::IoBuffer& src, uint64_t offset);
   base::Result<void> fallocate(vfs::OpContext& ctx, uint32_t mode, uint64_t offset, uint64_t length);
@@ -153,7 +159,9 @@ class OverlayInode final : public vfs::Inode, public memory::PageSource {
 
   const base::RefPtr<vfs::Inode> lower_;  // null for something new
   const uint32_t type_;
+  const uint64_t number_;     // st_ino
   const std::string target_;  // of a new symbolic link
+  std::atomic<bool> grows_unseen_{false};  // set once, inside a ChangeScope
   bool is_root_ = false;  // immutable once reachable
   vfs::SleepLock write_lock_;
   mutable base::Mutex mu_{base::LockRank::kInode};

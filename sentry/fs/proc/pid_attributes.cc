@@ -3,6 +3,7 @@
 #include <charconv>
 
 #include "sentry/fs/proc/proc_internal.h"
+#include "sentry/vfs/changes.h"
 
 namespace sentry::fs {
 
@@ -150,12 +151,14 @@ Result<void> store_uid_map(const PidFileArgs& a, std::string_view text) {
   std::vector<creds::IdMapEntry> map = TRY(parse_id_map(text));
   RefPtr<creds::UserNamespace> ns = a.task.credentials()->user_ns;
   TRY(check_map_writer(a, *ns, map, false));
+  vfs::ChangeScope change(vfs::kChangedPaths);  // what stat(2) says of owners
   return ns->set_uid_map(std::move(map));
 }
 Result<void> store_gid_map(const PidFileArgs& a, std::string_view text) {
   std::vector<creds::IdMapEntry> map = TRY(parse_id_map(text));
   RefPtr<creds::UserNamespace> ns = a.task.credentials()->user_ns;
   TRY(check_map_writer(a, *ns, map, true));
+  vfs::ChangeScope change(vfs::kChangedPaths);
   return ns->set_gid_map(std::move(map));
 }
 

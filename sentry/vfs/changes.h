@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+// Counted changes of names and attributes, so that an answer of stat(2) can be given again without looking: while nothing it depends
+// on has begun to change (platform/interface/in_place_io.h, docs/decisions/0036).
+//
+// A file system that tells of its changes (FileSystem::tells_changes()) changes a file's attributes only inside a ChangeScope of
+// change_word(its number). The VFS does the same for names (the number of their directory), and with kChangedPaths for what any path
+// may depend on: directories and links that move or go, rights on directories, mounts.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+#include "platform/interface/in_place_io.h"
+
+namespace sentry::vfs {
+
+using platform::in_place::kChangedPaths;
+
+// Collisions cost an answer, nothing else.
+constexpr uint32_t change_word(uint64_t number) {
+  return 1 + static_cast<uint32_t>((number * 0x9e3779b97f4a7c15 >> 32) % (platform::in_place::kChangeWords - 1));
+}
+
+// Where stubs see them; null: only here. Before anything changes, and again before that memory goes.
+void set_change_words(platform::in_place::ChangeWords* words);
+uint64_t change_count(uint32_t word);
+
+class ChangeScope {
+ public:
+  explicit ChangeScope(uint32_t word);
+  ~ChangeScope();
+  ChangeScope(const ChangeScope&) = delete;
+  ChangeScope& operator=(const ChangeScope&) = delete;
+};
+
+// A stretch of time in which nothing changed, as far as one has looked.
+class QuietTime {
+ public:
+  QuietTime();
+  // What was read since the beginning, change_count() included, belongs together.
+  bool lasts() const;
+
+ private:
+  uint64_t begun_;
+  bool quiet_;
+};
+
+}  // namespace sentry::vfs
