@@ -17,6 +17,7 @@ namespace {
 
 constexpr uint64_t kForkCopyPages = 64;  // copied by one fork at most
 constexpr int kForkMapped = 10;          // pieces that a child has mapped from the start
+constexpr int kForkHostFiles = 16;       // likewise, of host files, whose mapping costs little
 constexpr uint64_t kRandomPages = uint64_t{1} << 20;  // 4 GiB of randomness for mmap_base
 constexpr uint64_t kStackRoom = uint64_t{1} << 30;    // from the top of the address space to mmap_base, at least
 
@@ -157,7 +158,7 @@ bool Impl::copy_for_child(const Piece& p, Impl& c, uint64_t& budget) {
 namespace {
 
 // What a forked child needs for its first steps: code, and the tables of addresses that code jumps through. Mapping it
-// costs half of what a fault would.
+// costs half of what a fault would, and that of a host file a tenth.
 bool is_used_at_once(const Piece& p) {
   constexpr uint64_t kTable = 64 << 10;
   return p.has(kGuestExec) || (p.has(kAnon | kGuestRead) && !p.has(kGuestWrite) && p.length() <= kTable);
@@ -171,7 +172,7 @@ void Impl::share_pieces_with(Impl& c) {
   uint16_t run_prot = 0;
   bool protected_any = false;
   uint64_t budget = kForkCopyPages;
-  int eager = kForkMapped;
+  int eager = kForkMapped, eager_host_files = kForkHostFiles;
   auto flush = [&] {
     if (run_end != 0) {
       space->protect({Addr(run_start), Addr(run_end)}, host_prot(run_prot));
@@ -202,9 +203,11 @@ void Impl::share_pieces_with(Impl& c) {
     file.add_ref(p.file_range());
     Piece copy = p;
     copy.flags = static_cast<uint16_t>(copy.flags & ~(kHostBits | kMapped | kMappedRw));
-    if (p.has(kMapped) && eager > 0 && is_used_at_once(p)) {
+    const bool of_host = memory::HostFiles::holds(p.offset);
+    int& room = of_host ? eager_host_files : eager;
+    if (p.has(kMapped) && room > 0 && (of_host || is_used_at_once(p))) {
       c.map_piece_active(copy);
-      --eager;
+      --room;
     }
     c.pieces.v.push_back(copy);
   }
