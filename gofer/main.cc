@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/host/program_pages.h"
 #include "base/log/log.h"
 #include "gofer/server/config.h"
 #include "gofer/server/confine.h"
@@ -45,6 +46,7 @@ base::HostResult<std::unique_ptr<Server>> set_up() {
   auto roots = TRY(config.confine ? enter_private_root(config) : open_trees_in_place(config));
   auto server = std::make_unique<Server>(base::UniqueFd(kSocketFd),
                                          Server::Options{.host_uds = config.host_uds, .max_descriptors = descriptors});
+  base::drop_program_pages();  // the filter knows no madvise
   if (config.confine) TRY(drop_privileges(roots, config));
   for (TreeRoot& root : roots) TRY(server->add_tree(std::move(root)));
   return server;

@@ -14,6 +14,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/host/program_pages.h"
 #include "runsc-cli/container/client.h"
 #include "runsc-cli/sandbox/console.h"
 
@@ -90,6 +91,7 @@ HostResult<int> attend(const Attendance& what) {
   if (!asked) return status_of_sentry(what);
   // The terminal may have changed between its guest being told the size and us being told of changes.
   if (what.tty >= 0) forward(what, SIGWINCH);
+  base::drop_program_pages();
   while (true) {
     pollfd fds[] = {{client.fd(), POLLIN, 0}, {signals.get(), POLLIN, 0}};
     if (poll(fds, 2, -1) < 0 && errno != EINTR) return HostErr(HostError::from_errno("poll"));

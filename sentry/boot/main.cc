@@ -4,13 +4,13 @@
 //   config -> memory file -> platform (forks its processes) -> kernel -> seccomp -> control server -> executors
 #include "sentry/main.h"
 
+#include <algorithm>
 #include <csignal>
 #include <cstring>
 
 #include <fcntl.h>
 #include <malloc.h>
 #include <sched.h>
-#include <malloc.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -76,7 +76,7 @@ HostResult<std::unique_ptr<kernel::Kernel>> make_kernel(const abi::oci::Sandbox&
   return std::make_unique<kernel::Kernel>(std::move(*memory), std::move(*platform), kernel_config, &syscalls::dispatch);
 }
 
-constexpr int kMallocArenas = 8;
+constexpr int kMostArenas = 8;
 
 void raise_fd_limit() {
   rlimit limit{};
@@ -113,14 +113,11 @@ HostResult<int> run_sandbox() {
   if (!config) return HostErr(std::move(config).error());
   base::log_init(control::kLogFd, config->debug || config->strace ? base::LogLevel::kDebug : base::LogLevel::kInfo,
                  config->log_format == "json" ? base::LogFormat::kJson : base::LogFormat::kText, "sentry");
-  // Without a limit the allocator counts CPUs through /sys when a thread first needs an arena, which the filter forbids; and
+  // Without a limit the allocator counts CPUs through /sys when a thread first needs an arena, which the filter answers with death; and
   // every arena keeps memory of its own.
-  mallopt(M_ARENA_MAX, 2);
+  mallopt(M_ARENA_MAX, std::clamp(static_cast<int>(usable_cpus(*config)), 2, kMostArenas));
   ignore_signals();
   raise_fd_limit();
-  // Unlimited, the allocator would ask /sys for the number of processors at the first contention: an open, which the
-  // filter answers with death.
-  mallopt(M_ARENA_MAX, kMallocArenas);
   auto kernel = make_kernel(*config);
   if (!kernel) return HostErr(std::move(kernel).error());
   boot::register_file_systems(**kernel);

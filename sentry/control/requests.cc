@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <unistd.h>
 
+#include "base/host/program_pages.h"
 #include "base/log/log.h"
 #include "sentry/control/protocol.h"
 #include "sentry/control/stats_report.h"
@@ -291,6 +292,9 @@ Outcome<Json> Requests::Impl::start(Request&, const Json& params) {
     group = std::move(*loaded);
   }
   kernel.start_process(*group);
+  // Not at once: most containers that do not live for long never need it.
+  constexpr int64_t kSettled = 1'000'000'000;
+  kernel.scheduler().add_timer(kernel::monotonic_now_ns() + kSettled, [] { base::drop_program_pages(); });
   return Json::object();
 }
 
