@@ -91,10 +91,16 @@ HostResult<int> attend(const Attendance& what) {
   if (!asked) return status_of_sentry(what);
   // The terminal may have changed between its guest being told the size and us being told of changes.
   if (what.tty >= 0) forward(what, SIGWINCH);
-  base::drop_program_pages();
+  bool settled = false;
   while (true) {
+    constexpr int kSettledMs = 1000;
     pollfd fds[] = {{client.fd(), POLLIN, 0}, {signals.get(), POLLIN, 0}};
-    if (poll(fds, 2, -1) < 0 && errno != EINTR) return HostErr(HostError::from_errno("poll"));
+    const int n = poll(fds, 2, settled ? -1 : kSettledMs);
+    if (n < 0 && errno != EINTR) return HostErr(HostError::from_errno("poll"));
+    if (n == 0) {
+      base::drop_program_pages();
+      settled = true;
+    }
     signalfd_siginfo info{};
     while (fds[1].revents && read(signals.get(), &info, sizeof info) == sizeof info)
       forward(what, static_cast<int>(info.ssi_signo));

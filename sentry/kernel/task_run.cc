@@ -20,12 +20,13 @@ using platform::ResumeMode;
 uint64_t cpu_ticks() { return __rdtsc(); }
 
 int64_t ticks_to_ns(uint64_t ticks) {
-  // The rate is measured against the clock since the first call, at least over a millisecond.
+  // The rate is measured against the clock since the first call, at least over a millisecond; 0 ticks take no time.
   struct Start {
     uint64_t tsc = __rdtsc();
     int64_t ns = monotonic_now_ns();
   };
   static const Start start;
+  if (ticks == 0) return 0;
   int64_t ns = monotonic_now_ns() - start.ns;
   while (ns < 1'000'000) ns = monotonic_now_ns() - start.ns;
   const uint64_t elapsed = __rdtsc() - start.tsc;
