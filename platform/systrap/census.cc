@@ -38,7 +38,7 @@ void SystrapPlatform::enrol(SystrapContext& context) {
   __atomic_store_n(&slot.in_place_trapped, uint64_t{0}, __ATOMIC_RELAXED);
   __atomic_store_n(&slot.slept_count, uint64_t{0}, __ATOMIC_RELAXED);
   context.kicks_seen_ = __atomic_load_n(&slot.kicks_made, __ATOMIC_RELAXED);
-  __atomic_store_n(&slot.kicks_seen, context.kicks_seen_, __ATOMIC_RELAXED);
+  __atomic_store_n(&slot.kicks_seen, context.kicks_seen_.load(), __ATOMIC_RELAXED);
   context.created_at_ = __rdtsc();
   base::MutexLock lock(census_mu_);
   census_.push_back(&context);

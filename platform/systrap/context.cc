@@ -45,6 +45,8 @@ SystrapContext::SystrapContext(SystrapPlatform& platform, SystrapAddressSpace& a
 
 SystrapContext::~SystrapContext() {
   CHECK(phase_.load() != kRunning);
+  platform_.take_back(*this);
+  platform_.tell_all_kicks(*this);
   while (kicks_told_.load(std::memory_order_acquire) != 0) sched_yield();
   platform_.strike_off(*this);
   as_.remove(this);  // waits for a command that this thread executes: it is made under the same lock

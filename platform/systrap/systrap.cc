@@ -34,6 +34,12 @@ constexpr uint64_t kNotSoonTicks = 100'000;
 // takes the line of the slot away from the one that will write it.
 constexpr uint64_t kAnswerTicks = 350, kReturnTicks = 160;
 
+// An event within this time after a kick brings it along. Waking somebody on another CPU takes longer; with one CPU nobody else
+// gets it before anyway.
+constexpr uint32_t kFollowTicks = 30'000, kFollowTicksAlone = 200'000;
+// How stubs look for answers in place. A thread that sleeps and is woken on another CPU costs both sides some 60,000 ticks.
+constexpr Looking kLooking = {.pauses = 10, .longest = 50'000, .stolen = 1'600'000, .alone = 5'000, .soon = 150'000};
+
 // What an executor's thread knows of itself.
 struct Self {
   const void* looking = nullptr;  // the platform whose `lookers` counts this thread
@@ -91,6 +97,9 @@ base::Result<void> SystrapPlatform::init(const PlatformConfig& config) {
     bell->settle = static_cast<uint32_t>(kAnswerTicks / pause);
     settle_ = static_cast<uint32_t>(kReturnTicks / pause);
   }
+  bell->follow_ticks = config.cpus > 1 ? kFollowTicks : kFollowTicksAlone;
+  bell->looking = kLooking;
+  if (config.cpus == 1) bell->looking.pauses = 0;
   bell->has_rdpid = has_rdpid();
   bell->bell_count = std::clamp<unsigned>(config.cpus, 1, kMaxBells);
   bell->vdso_clock_gettime = layout.vdso_clock_gettime;
@@ -116,6 +125,7 @@ void SystrapPlatform::place_bells(unsigned executors) {
 SystrapPlatform::~SystrapPlatform() {
   zygote_.close();
   supervisor_.stop();
+  stop_watching();
 }
 
 size_t SystrapPlatform::xstate_size() const { return host_xstate_size(); }
@@ -126,6 +136,7 @@ void SystrapPlatform::start_once() {
   base::MutexLock lock(start_mu_);
   if (started_.load(std::memory_order_relaxed)) return;
   supervisor_.start();
+  watcher_ = std::thread([this] { watch(); });
   started_.store(true, std::memory_order_release);
 }
 
@@ -166,6 +177,7 @@ SystrapPlatform::Begun SystrapPlatform::begin(SystrapContext& context, ResumeMod
     sched_yield();  // its thread makes another one right now
   }
   context.forced_ = {};
+  if (context.left_) take_back(context);
   if (context.as_.process_->dead.load()) {
     force(context, EventKind::kDied);
     return Begun::kForced;
@@ -207,22 +219,43 @@ void SystrapPlatform::enlist(SystrapContext& context, uint32_t state_before) {
   if (state_before & kSleeping) futex(&context.thread_.slot->state, FUTEX_WAKE, 1, nullptr);
 }
 
+// How long a thread that is woken on a CPU has to wait there for others of the sandbox, as far as their last stretches tell.
+uint64_t SystrapPlatform::wait_on(int cpu, uint64_t now) const {
+  constexpr uint64_t kMost = 1'000'000;
+  uint64_t sum = 0;
+  for (const SystrapContext* other : running_) {
+    if ((other->thread_.cpu >= 0 ? other->thread_.cpu : static_cast<int>(posted_on(*other->thread_.slot))) != cpu) continue;
+    const uint64_t since = now - other->resumed_at.load(std::memory_order_relaxed);
+    sum += std::min(std::max(other->pace.load(std::memory_order_relaxed), since), kMost);
+  }
+  return sum;
+}
+
 // Where a thread that is about to be woken goes on. The host would move it to a CPU that is idle, as this one is busy waking
 // it; but this one is about to be free, and waking an idle CPU takes longer than the whole call. So the thread is tied to
-// the CPU where it called. It is let go when its process computes for longer, or when another one computes there.
+// the CPU where it called, or to this one if its turn comes sooner here. It is let go when its process computes for longer, or when
+// others compute on both.
 void SystrapPlatform::place(SystrapContext& context) {
-  constexpr uint64_t kShortTicks = 750'000, kBusyTicks = 50'000;
+  constexpr uint64_t kShortTicks = 750'000, kMoveTicks = 7'000, kAwakeTicks = 30'000, kHaltedTicks = 100'000;
   const uint64_t pace = context.pace.load(std::memory_order_relaxed);
   const int here = cpu_of_bell_[self.bell];
   int cpu = static_cast<int>(posted_on(*context.thread_.slot));
-  if (std::find(cpu_of_bell_.begin(), cpu_of_bell_.end(), cpu) == cpu_of_bell_.end()) cpu = here;
+  const auto known = std::find(cpu_of_bell_.begin(), cpu_of_bell_.end(), cpu);
+  const size_t bell = known == cpu_of_bell_.end() ? self.bell : static_cast<size_t>(known - cpu_of_bell_.begin());
+  cpu = cpu_of_bell_[bell];
+  const uint64_t now = __rdtsc();
   // An executor that looks for events keeps its CPU.
   if (self.looking == this && cpu == here) cpu = cpu_of_bell_[(self.bell + 1) % bells_];
-  const uint64_t now = __rdtsc();
-  const bool crowded = std::any_of(running_.begin(), running_.end(), [&](const SystrapContext* other) {
-    return static_cast<int>(posted_on(*other->thread_.slot)) == cpu && !other->is_dense(now, kBusyTicks);
-  });
-  tie(context, pace < kShortTicks && !crowded ? cpu : -1);
+  uint64_t wait = wait_on(cpu, now);
+  if (self.looking != this && cpu != here) {
+    const bool halted = wait == 0 && __atomic_load_n(&control_.doorbell()->bells[bell].asleep, __ATOMIC_RELAXED) != 0;
+    const uint64_t wait_here = wait_on(here, now) + kMoveTicks;
+    if (wait_here < wait + (halted ? kHaltedTicks : kAwakeTicks)) {
+      cpu = here;
+      wait = wait_here;
+    }
+  }
+  tie(context, pace < kShortTicks && wait < kShortTicks ? cpu : -1);
 }
 
 void SystrapPlatform::tie(SystrapContext& context, int cpu) {
@@ -270,16 +303,12 @@ bool SystrapPlatform::resume_and_look(Context& c, ResumeMode mode, const Look& l
     for (uint32_t n = settle_; n != 0; --n) __builtin_ia32_pause();
     for (uint32_t n = 1;; ++n) {
       if ((__atomic_load_n(&slot->state, __ATOMIC_ACQUIRE) & kOwnerMask) == kEvent) {
-        if (__atomic_load_n(&slot->kicks_made, __ATOMIC_ACQUIRE) != context.kicks_seen_) [[unlikely]] {
-          Kicks kicks;
-          find_kicks(context, kicks);
-          tell_kicks(kicks);
-        }
+        if (has_kicks(context)) [[unlikely]] see_to_kicks(context);
         context.phase_.store(SystrapContext::kStopped, std::memory_order_release);
         return true;
       }
       __builtin_ia32_pause();
-      if (__atomic_load_n(&slot->kicks_made, __ATOMIC_RELAXED) != context.kicks_seen_) break;
+      if (has_kicks(context) && kicks_due(context)) break;
       if (look.work.load(std::memory_order_relaxed) != 0 || running_count_.load(std::memory_order_relaxed) > 1) break;
       if (n % 16 == 0 && (__rdtsc() > look.until || context.as_.process_->dead.load(std::memory_order_relaxed))) break;
     }
@@ -303,41 +332,11 @@ void SystrapPlatform::discount_self() {
   running_count_.fetch_sub(1, std::memory_order_relaxed);
 }
 
-void SystrapPlatform::relax(Context& c) {
-  uint32_t event = kEvent;
-  __atomic_compare_exchange_n(&static_cast<SystrapContext&>(c).thread_.slot->state, &event, kEvent | kRelaxed, false,
-                              __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
-}
-
 void SystrapPlatform::force(SystrapContext& context, EventKind kind) {
   context.forced_.kind = kind;
   base::MutexLock lock(run_mu_);
   ready_.push_back(&context);
   ready_count_.fetch_add(1, std::memory_order_seq_cst);
-}
-
-bool SystrapPlatform::find_kicks(SystrapContext& context, Kicks& kicks) {
-  Slot& slot = *context.thread_.slot;
-  const uint32_t made = __atomic_load_n(&slot.kicks_made, __ATOMIC_ACQUIRE);
-  if (made == context.kicks_seen_) return true;
-  if (!kicks.has_room()) return false;
-  // A guest that claims more than there is room for loses what it overwrote.
-  const uint32_t first = made - context.kicks_seen_ <= Slot::kKicks ? context.kicks_seen_ : made - Slot::kKicks;
-  for (uint32_t i = first; i != made; ++i)
-    kicks.kicks[kicks.count++] = {&context, __atomic_load_n(&slot.kicks[i % Slot::kKicks], __ATOMIC_RELAXED)};
-  context.kicks_told_.fetch_add(made - first, std::memory_order_relaxed);
-  context.kicks_seen_ = made;
-  __atomic_store_n(&slot.kicks_seen, made, __ATOMIC_RELEASE);
-  return true;
-}
-
-void SystrapPlatform::tell_kicks(const Kicks& kicks) {
-  for (size_t i = 0; i < kicks.count; ++i) {
-    const Kicks::Kick& kick = kicks.kicks[i];
-    count(Counter::kKicks);
-    if (kick_handler_ && kick.context->task) kick_handler_(kick.context->task, kick.fd);
-    kick.context->kicks_told_.fetch_sub(1, std::memory_order_release);
-  }
 }
 
 size_t SystrapPlatform::poll(std::span<Context*> out) {
@@ -371,13 +370,13 @@ size_t SystrapPlatform::poll_once(std::span<Context*> out, bool& crowded) {
     for (size_t i = 0; i < running_.size() && n < out.size();) {
       SystrapContext* context = running_[i];
       uint32_t state = __atomic_load_n(&context->thread_.slot->state, __ATOMIC_ACQUIRE) & kOwnerMask;
-      if (!find_kicks(*context, kicks)) {
+      const bool dead = context->as_.process_->dead.load(std::memory_order_acquire), stopped = state == kEvent || dead;
+      if (has_kicks(*context) && (kicks_due(*context) || (stopped && !leaves_kicks(*context))) && !find_kicks(*context, kicks)) {
         left = std::min(left, i++);
         continue;
       }
-      bool dead = context->as_.process_->dead.load(std::memory_order_acquire);
-      bool more = state == kEvent && context->continuation_ && !dead;
-      if ((state != kEvent && !dead) || (more && again_count == std::size(again))) {
+      const bool more = state == kEvent && context->continuation_ && !dead;
+      if (!stopped || (more && again_count == std::size(again))) {
         ++i;
         continue;
       }
@@ -390,6 +389,7 @@ size_t SystrapPlatform::poll_once(std::span<Context*> out, bool& crowded) {
         continue;
       }
       if (dead) context->forced_.kind = EventKind::kDied;
+      if (has_kicks(*context)) leave_kicks(*context);
       context->phase_.store(SystrapContext::kStopped);
       out[n++] = context;
     }

@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <memory>
+#include <thread>
 #include <vector>
 
 #include "base/ref/ref.h"
@@ -165,7 +166,10 @@ class SystrapContext final : public Context {
   ResumeMode resumed_mode_ = ResumeMode::kFull;
   std::atomic<bool> interrupt_{false};
   bool condemned_ = false;     // as_.mu_
-  uint32_t kicks_seen_ = 0;               // while it runs: run_mu_, unless resume_and_look() has it
+  // Both written under run_mu_, or by the executor that alone has the context in resume_and_look().
+  std::atomic<uint32_t> kicks_seen_{0};
+  std::atomic<uint64_t> kicks_since_{0};  // ticks, when kicks that can wait were first found; 0: there were none
+  bool left_ = false;                     // in left_ of the platform; written under run_mu_, read by who owns the context
   std::atomic<uint32_t> kicks_told_{0};   // kicks that the handler is being told of: the context must stay
   std::atomic<uint32_t> phase_{kStopped};
   uint32_t overdue_ = 0;       // run_mu_: ticks since an interrupt that had no effect
@@ -226,9 +230,19 @@ class SystrapPlatform final : public Platform {
     size_t count = 0;
     bool has_room() const { return count + Slot::kKicks <= std::size(kicks); }
   };
-  static bool find_kicks(SystrapContext& context, Kicks& kicks);  // false: no room for its kicks
+  static bool has_kicks(const SystrapContext& context);
+  bool find_kicks(SystrapContext& context, Kicks& kicks) REQUIRES(run_mu_);  // false: no room for its kicks
+  bool kicks_due(SystrapContext& context) const;
+  static bool leaves_kicks(const SystrapContext& context);
+  void leave_kicks(SystrapContext& context) REQUIRES(run_mu_);
+  void take_back(SystrapContext& context);
+  void see_to_kicks(SystrapContext& context);
+  void tell_all_kicks(SystrapContext& context);
   size_t poll_once(std::span<Context*> out, bool& crowded);
   void tell_kicks(const Kicks& kicks);
+  void watch();
+  void stop_watching();
+  void tell_overdue();
   // What resume() did: nothing that needs the guest (the context is ready), handed over, or only written the reply.
   enum class Begun : uint8_t { kForced, kHandedOver, kReplyWritten };
   enum class Wanted : uint8_t { kHandOver, kReplyOnly };
@@ -236,6 +250,7 @@ class SystrapPlatform final : public Platform {
   void hand_over(SystrapContext& context);
   void enlist(SystrapContext& context, uint32_t state_before);
   void place(SystrapContext& context) REQUIRES(run_mu_);
+  uint64_t wait_on(int cpu, uint64_t now) const REQUIRES(run_mu_);
   void tie(SystrapContext& context, int cpu) REQUIRES(run_mu_);
   bool release_long_runs();
   void force(SystrapContext& context, EventKind kind);
@@ -269,6 +284,14 @@ class SystrapPlatform final : public Platform {
   std::vector<SystrapContext*> running_ GUARDED_BY(run_mu_);
   int64_t last_tick_ GUARDED_BY(run_mu_) = 0;  // of punish_overdue()
   std::vector<SystrapContext*> ready_ GUARDED_BY(run_mu_);  // stopped without their stub's doing
+  std::vector<SystrapContext*> left_ GUARDED_BY(run_mu_);   // stopped with kicks that nobody was told of
+
+  // The watcher: kicks.cc.
+  enum Watch : uint32_t { kNotWatching, kWatching, kEnding };
+  std::thread watcher_;
+  uint32_t watch_ = kNotWatching;  // Watch; a futex word, so by __atomic functions
+  std::atomic<uint64_t> last_kick_{0};
+  std::atomic<uint32_t> recent_kicks_{0};
 
   KickHandler kick_handler_ = nullptr;  // set before the first context
   std::atomic<size_t> ready_count_{0};

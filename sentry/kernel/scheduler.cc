@@ -77,6 +77,8 @@ constexpr uint64_t kLongestGapTicks = 4'000'000;
 // core, and there is no looking for a while, each time longer.
 constexpr uint64_t kStolenTicks = 100'000;
 constexpr int64_t kFirstPauseNs = 1'000'000, kLongestPauseNs = 64'000'000;
+// So many fibers an executor runs sooner than another one is awake, on another CPU: that takes 10 us of its own time already.
+constexpr uint32_t kQuickly = 4;
 // So many calls in a row from a guest on the executor's own CPU, each soon after the last, are worth another
 // executor that looks from another CPU.
 constexpr uint32_t kRecruitAfter = 4;
@@ -224,17 +226,18 @@ struct Scheduler::Impl {
     queued.fetch_sub(1, std::memory_order_seq_cst);
     return f;
   }
-  // Queues a fiber that is in state kQueued. An executor that queues one will come to it soon; another one is
-  // woken when there is more than that, or when the caller is no executor.
+  // Queues a fiber that is in state kQueued. An executor that queues a few will come to them soon; another one is
+  // woken when there are more than that, or when the caller is no executor.
   void make_ready(Scheduler* self, Fiber::Impl& fiber) {
     const uint32_t n = push(fiber);
     if (sleepers.load(std::memory_order_seq_cst) == 0) return;
-    if (n < 2 && executor().scheduler == self) return;
+    if (n <= kQuickly && executor().scheduler == self) return;
     count(Counter::kExecutorWakes);
     platform.wake();
   }
 
   void switch_in(Fiber::Impl& fiber);
+  void switch_in_one_of_many(Fiber::Impl& fiber);
   size_t poll_guests(Scheduler* self);
   bool look_for_guests(Scheduler* self);
   bool may_look();
@@ -362,6 +365,16 @@ void Scheduler::Impl::switch_in(Fiber::Impl& f) {
   stacks.give(std::exchange(f.stack, Stack{}));
   f.state.store(kFinished, std::memory_order_release);
   if (done) done();  // the fiber may be gone after this
+}
+
+// One that takes its time shows that the next ones are better off with another executor.
+void Scheduler::Impl::switch_in_one_of_many(Fiber::Impl& fiber) {
+  if (queued.load(std::memory_order_relaxed) == 0) return switch_in(fiber);
+  const uint64_t start = __rdtsc();
+  switch_in(fiber);
+  if (__rdtsc() - start < kSoonTicks || queued.load(std::memory_order_seq_cst) == 0 || sleepers.load(std::memory_order_seq_cst) == 0) return;
+  count(Counter::kExecutorWakes);
+  platform.wake();
 }
 
 void Scheduler::Impl::switch_out(Fiber::Impl& fiber, SwitchReason reason) {
@@ -577,7 +590,7 @@ void Scheduler::Impl::loop(Scheduler* self, unsigned index) {
   uint32_t rounds = 0;
   while (!stopping.load(std::memory_order_acquire)) {
     Fiber::Impl* fiber = pop();
-    if (fiber) switch_in(*fiber);
+    if (fiber) switch_in_one_of_many(*fiber);
     // Due timers are looked for when there is nothing else, and now and then when there is.
     const bool polled = poll_guests(self) != 0;
     bool fired = false;

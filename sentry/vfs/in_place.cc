@@ -52,6 +52,8 @@ void InPlaceEnd::leave_locked() {
       if (!other.is_poll()) other.want_kicks_locked(true);
     });
   }
+  // A kick that is still on its way may not find it any more.
+  kick_locked();
   view()->show(fd_, 0);
   view()->changed();
   view_.store(nullptr, std::memory_order_seq_cst);

@@ -184,7 +184,7 @@ TEST_CASE("an eventfd is written and read in its block, its limits are the sentr
     CHECK(kicks == 1);
     event.wanted = 1;
     REQUIRE(c.first_call() == 600);
-    CHECK(kicks == 3);
+    CHECK((kicks == 2 || kicks == 3));  // both of one descriptor: the first may stand for the second
     for (uint64_t bad : {in_place::kMostCount, ~uint64_t{0}}) {
       event.count = bad;
       value = 1;

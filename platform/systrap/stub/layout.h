@@ -136,7 +136,7 @@ struct InPlaceSlot {
 // The calls that a stub answers, for counting them. Index 0 counts those that are not listed.
 inline constexpr uint16_t kNotListed = 0xffff;  // Platform::Claims::kOtherCalls
 inline constexpr uint16_t kInPlaceCalls[] = {kNotListed, 0,  1,   4,   5,   6,   7,   13,  14,  19,  20,  24,  39,
-                                            44,         45, 102, 104, 107, 108, 186, 202, 228, 232, 233, 262, 281};
+                                            44,         45, 102, 104, 107, 108, 186, 202, 228, 232, 233, 262, 271, 281};
 struct InPlaceIndex {
   static constexpr uint64_t kSize = 512;
   uint8_t of[kSize] = {};
@@ -175,14 +175,24 @@ struct Slot {
   uint64_t in_place_trapped;    // of these, how many came through SIGSYS
   uint64_t slept_count;
   uint64_t woken_at, posted_at;  // time stamps of the last sleep's end and of the last event that rang: hints
+  // The stub's own, see look_for_answer(): not before this time stamp; answers in a row that came soon; looks in a row for nothing;
+  // how many answers were found; how often lately the CPU was gone for long, of which kLooksPerSteal answers make up for one.
+  static constexpr uint32_t kLookFails = 5, kMostSteals = 6, kStealShift = 2, kLooksPerSteal = 16;
+  uint64_t look_after;
+  uint32_t look_credit, look_fails, look_found, look_steals;
   // Call sites that trapped once and are answered in place: the sentry has had its chance to patch them.
   uint64_t seen_site[64];
 
   // Kicks that need no answer (kStubKick says the same and waits): descriptors, by count modulo kKicks. The stub counts those it
-  // made, the sentry those it has seen.
-  static constexpr uint32_t kKicks = 8;
+  // made, the sentry those it has seen. Those up to kicks_rung are to be told at once, the others when the thread sleeps: see kick().
+  static constexpr uint32_t kKicks = 32;
   alignas(64) uint32_t kicks_made;
+  uint32_t kicks_rung;
   uint32_t kicks[kKicks];
+  uint32_t follows;       // the stub's own: how many times in a row an event came soon after a kick, up to kFollows
+  uint32_t kick_open;     // the stub's own: a kick was made since the last event
+  uint64_t kicked_at;     // the stub's own: when; ticks
+  static constexpr uint32_t kFollows = 3;
   alignas(64) uint32_t kicks_seen;
 
   // The signal actions of a process with one thread; the stub writes them too.
@@ -256,6 +266,15 @@ struct alignas(64) Bell {
 };
 inline constexpr uint32_t kMaxBells = 32;
 
+// How a stub looks for an answer in place before it sleeps: see look_for_answer(). Ticks, but for the first.
+struct Looking {
+  uint32_t pauses;   // iterations of `pause` between two looks
+  uint32_t longest;  // so much of the CPU may be spent that nobody else wanted
+  uint32_t stolen;   // others kept the CPU for longer
+  uint32_t alone;    // nobody else wanted it
+  uint32_t soon;     // an answer that took longer would not have been found
+};
+
 // Written by the sentry; every stub sees it read-only.
 struct Doorbell {
   uint32_t lookers;      // executors that look at the slots all the time, each on a CPU of its own
@@ -263,6 +282,9 @@ struct Doorbell {
   uint32_t has_rdpid;
   uint32_t bell_count;
   uint32_t settle;       // iterations of `pause` before it is worth while to look for that reply at all
+  uint32_t watched;      // not 0: kicks that nobody was rung for are found all the same, before long
+  uint32_t follow_ticks; // an event so soon after a kick brings it along
+  Looking looking;
   uint64_t vdso_clock_gettime;  // address, 0: none
   // The guest's part of the address space without the reserved ranges: what to unmap to start afresh.
   struct Range {

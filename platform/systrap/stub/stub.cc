@@ -155,23 +155,29 @@ void ring(Slot* slot) {
   }
 }
 
-// Tells the sentry of a write, and goes on at once. False: the sentry is behind, or does not wake up.
-bool kick(Slot* slot, uint32_t fd) {
+// Whoever waits for what was kicked so far is to hear of it now. False: the sentry does not wake up.
+bool ring_for_kicks(Slot* slot) {
+  const Doorbell* board = doorbell();
   const uint32_t made = slot->kicks_made;
-  if (made - load(&slot->kicks_seen) >= Slot::kKicks) return false;
-  slot->kicks[made % Slot::kKicks] = fd;
-  __atomic_store_n(&slot->kicks_made, made + 1, __ATOMIC_RELEASE);
+  __atomic_store_n(&slot->kicks_rung, made, __ATOMIC_SEQ_CST);
   // As in post(): whoever sleeps after this looks first.
   __atomic_thread_fence(__ATOMIC_SEQ_CST);
-  const Doorbell* board = doorbell();
   if (load(&board->lookers)) return true;
   const Bell* bell = &board->bells[board->bell_of_cpu[current_cpu(board) & 511] % kMaxBells];
-  for (int tries = 0; load(&bell->asleep) && load(&slot->kicks_seen) != made + 1; ++tries) {
+  for (int tries = 0; load(&bell->asleep) && load(&slot->kicks_seen) != made; ++tries) {
     if (futex_wake(&bell->word, 1) > 0) return true;
     if (tries == 16) return false;
     call(kSchedYield);
   }
   return true;
+}
+
+// An event comes: did it follow the last kick soon?
+inline void learn_from_kick(Slot* slot) {
+  if (!slot->kick_open) return;
+  slot->kick_open = 0;
+  const bool soon = ticks() - slot->kicked_at < doorbell()->follow_ticks;
+  slot->follows = !soon ? 0 : slot->follows < Slot::kFollows ? slot->follows + 1 : Slot::kFollows;
 }
 
 // Tells the sentry, and waits for its reply for a little while where an executor is looking for events on another CPU. Each look
@@ -182,6 +188,7 @@ void post(Slot* slot, uint32_t kind, SlotMode mode) {
   const Doorbell* bell = doorbell();
   const uint32_t head = make_head(kind, mode, current_cpu(bell));
   slot->interrupt_pending = 0;
+  learn_from_kick(slot);
   if (kind == kStubSyscall || kind == kStubKick) {
     const StubRegisters& r = slot->regs;
     slot->value[0] = r.rdi; slot->value[1] = r.rsi; slot->value[2] = r.rdx;
@@ -384,6 +391,28 @@ bool sigaction_in_place(Slot* slot, SlotMode mode, int64_t& result) {
 
 namespace {
 
+// Tells the sentry of a write, and goes on at once. False: the sentry is behind, or does not wake up.
+//
+// Where the last kicks were soon followed by an event, nobody is rung for this one: the event brings it along, which saves waking
+// the executor twice. It also keeps the one that is woken from taking the CPU of a thread that is about to sleep.
+bool kick(Slot* slot, uint32_t fd, Answer when) {
+  const uint32_t made = slot->kicks_made, seen = load(&slot->kicks_seen);
+  // One for the same descriptor that nobody has seen yet is as good: who sees it looks at the bytes afterwards.
+  if (made == seen || slot->kicks[(made - 1) % Slot::kKicks] != fd) {
+    if (made - seen >= Slot::kKicks) return false;
+    slot->kicks[made % Slot::kKicks] = fd;
+    __atomic_store_n(&slot->kicks_made, made + 1, __ATOMIC_RELEASE);
+  }
+  if (!slot->kick_open) {
+    slot->kick_open = 1;
+    slot->kicked_at = ticks();
+  }
+  // The kick is there before we look whether somebody would find it: see the sentry's watch().
+  __atomic_thread_fence(__ATOMIC_SEQ_CST);
+  if (when == Answer::kKickLater && slot->follows >= Slot::kFollows && load(&doorbell()->watched)) return true;
+  return ring_for_kicks(slot);
+}
+
 Answer in_place(Slot* slot, SlotMode mode) {
   const InPlaceSlot& v = slot->in_place;
   if (!v.enabled) return Answer::kNo;
@@ -416,9 +445,10 @@ Answer in_place(Slot* slot, SlotMode mode) {
     default:
       if (mode != kModeFast || !v.io) return Answer::kNo;
       answer = io_in_place(slot, result);
-      if (answer == Answer::kNo) return answer;
+      if (answer == Answer::kWait) answer = look_for_answer(slot, result);
+      if (answer == Answer::kNo || answer == Answer::kWait) return answer;
       // The descriptor whose other end is to hear of it.
-      if (answer == Answer::kKick) slot->address = static_cast<uint32_t>(slot->regs.rdi);
+      if (answer == Answer::kKick || answer == Answer::kKickLater) slot->address = static_cast<uint32_t>(slot->regs.rdi);
   }
   slot->regs.rax = static_cast<uint64_t>(result);
   ++slot->in_place_count[kInPlaceIndex.of[number % InPlaceIndex::kSize]];
@@ -646,9 +676,13 @@ extern "C" void fast_main(Slot* slot) {
   slot->regs.r11 = slot->regs.eflags;
   const uint64_t number = slot->regs.rax;
   Answer answer = in_place(slot, kModeFast);
+  const bool kicks = answer == Answer::kKick || answer == Answer::kKickLater;
   // An epoll instance is looked at by the thread that changed it.
-  if (answer == Answer::kKick && number != 233 && kick(slot, static_cast<uint32_t>(slot->address))) answer = Answer::kYes;
-  if (answer != Answer::kYes) report_fast(slot, answer == Answer::kKick ? kStubKick : kStubSyscall);
+  if (kicks && number != 233 && kick(slot, static_cast<uint32_t>(slot->address), answer)) return;
+  if (answer == Answer::kYes) return;
+  const uint64_t since = answer == Answer::kWait ? ticks() : 0;
+  report_fast(slot, kicks ? kStubKick : kStubSyscall);
+  if (since != 0) learn_from_sleep(slot, since);
 }
 
 extern "C" void fast_interrupted(Slot* slot) { report_fast(slot, kStubInterrupted); }
