@@ -97,6 +97,7 @@ RefPtr<GoferInode> GoferFs::inode_of(const wire::File& file) {
     fresh = base::make_ref<GoferInode>(*this, file.attr, file.link_target);
     base::MutexLock lock(mu_);
     auto [it, inserted] = inodes_.try_emplace(key, fresh.get());
+    if (inserted) count_like_locked(key, 1);
     if (!inserted && it->second->is_same(file) && it->second->try_ref()) {
       inode = RefPtr<GoferInode>::adopt(it->second);  // somebody was faster
       known = true;
@@ -120,10 +121,19 @@ RefPtr<GoferInode> GoferFs::inode_of(const wire::PackedEntry& entry, GoferInode&
 void GoferFs::forget(const FileKey& key, const GoferInode* inode) {
   base::MutexLock lock(mu_);
   auto it = inodes_.find(key);
-  if (it != inodes_.end() && it->second == inode) inodes_.erase(it);
+  if (it == inodes_.end() || it->second != inode) return;
+  inodes_.erase(it);
+  count_like_locked(key, -1);
+}
+
+void GoferFs::count_like_locked(const FileKey& key, int by) {
+  std::atomic<uint8_t>& count = like_[key.inode % kCounts];
+  const uint8_t now = count.load(std::memory_order_relaxed);
+  if (now != UINT8_MAX) count.store(static_cast<uint8_t>(now + by), std::memory_order_release);
 }
 
 bool GoferFs::has_inode(const FileKey& key) {
+  if (like_[key.inode % kCounts].load(std::memory_order_acquire) == 0) return false;
   base::MutexLock lock(mu_);
   return inodes_.contains(key);
 }

@@ -15,6 +15,8 @@
 //       GoferFs::mu_ (kLeaf): the tables
 #pragma once
 
+#include <array>
+#include <atomic>
 #include <deque>
 #include <list>
 #include <string>
@@ -140,6 +142,11 @@ class GoferFs final : public vfs::FileSystem {
   base::Guarded<std::vector<std::pair<uint64_t, abi::DeviceId>>> devices_{base::LockRank::kLeaf};  // device_of()
   base::Mutex mu_{base::LockRank::kLeaf};
   std::unordered_map<FileKey, GoferInode*, FileKeyHash> inodes_ GUARDED_BY(mu_);
+  // How many of them have a number like that, so that who asks for one that is not there need not search: of neighbours in a directory
+  // the counts are neighbours too. Written with mu_; 255 stays.
+  static constexpr size_t kCounts = 1 << 15;
+  std::array<std::atomic<uint8_t>, kCounts> like_ = {};
+  void count_like_locked(const FileKey& key, int by) REQUIRES(mu_);
   struct Kept {
     base::RefPtr<Listing> listing;
     std::list<FileKey>::iterator age;
