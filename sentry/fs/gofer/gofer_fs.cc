@@ -15,6 +15,8 @@ constexpr size_t kListingBytes = 32 << 20;  // kept for the stats that follow: s
 constexpr uint32_t kMinTreeWindow = 64;
 constexpr size_t kDescriptors = 4096;                       // kept of files that nobody has open
 constexpr size_t kMaxOpenedAhead = 2 * wire::kMaxOpenMany;
+// Of one message: more save little, and who reads what is opened runs dry while the gofer is at work for long.
+constexpr uint32_t kMostAtOnce = 8;
 constexpr int kScan = 8;                                    // per new one, so that no open is slow
 }  // namespace
 
@@ -203,7 +205,7 @@ uint32_t GoferFs::open_window(const FileKey& directory, const Listing& listing, 
     open_window_ = std::max<uint32_t>(open_window_ / 2, 1);
     unused.swap(opened_ahead_);
   } else if (next == place) {
-    open_window_ = std::min<uint32_t>(open_window_ * 2, wire::kMaxOpenMany);
+    open_window_ = std::min(open_window_ * 2, kMostAtOnce);
   }
   return next == place ? open_window_ : 1;
 }
