@@ -16,22 +16,22 @@
 namespace platform::in_place {
 
 inline constexpr uint32_t kDescriptors = 1024;  // higher ones go through the sentry
-inline constexpr uint32_t kBlocks = 2048;       // blocks that one address space can have mapped, those of its answers included
-inline constexpr uint64_t kBlockSize = 0x1'0000;
+inline constexpr uint32_t kBlocks = 1024;       // blocks that one address space can have mapped, those of its answers included
+inline constexpr uint64_t kBlockSize = 0x2'0000;
 inline constexpr uint32_t kWaitingWords = 1024;
 
 // What the stub knows of a descriptor; written by the sentry only. 0: nothing.
-//   bits 0-1 and 5 kind; 2 which end; 3 O_NONBLOCK; 4 EFD_SEMAPHORE; 8-23 block; 32-47 waiting word of who reads what this end writes (of
+//   bits 0-1 and 5 kind; 2 which end; 3 O_NONBLOCK; 4 EFD_SEMAPHORE; 6 a pipe; 8-23 block; 32-47 waiting word of who reads what this end writes (of
 //   an epoll instance and of an eventfd: of its own process)
 //   kKindPath: bits 8-63 number of the description, of which the answers below are
 inline constexpr uint64_t kKindStream = 1, kKindPoll = 2, kKindEvent = 3, kKindPath = 32, kKindMask = 35, kEnd = 4, kNonBlocking = 8,
-                          kSemaphore = 16;
+                          kSemaphore = 16, kOneWay = 64;
 constexpr uint64_t kind_of(uint64_t word) { return word & kKindMask; }
 constexpr uint32_t end_of(uint64_t word) { return static_cast<uint32_t>(word >> 2 & 1); }
 constexpr uint32_t block_of(uint64_t word) { return static_cast<uint32_t>(word >> 8 & 0xffff); }
 constexpr uint32_t waiting_of(uint64_t word) { return static_cast<uint32_t>(word >> 32 & 0xffff); }
 
-// One direction of a connection. Positions only grow; the ring holds [tail, head) at position modulo kBytesSize.
+// One direction of a connection. Positions only grow; the ring holds [tail, head) at position modulo its size.
 struct StreamHalf {
   alignas(64) uint64_t head;  // how much was written; by who holds the writer's lock
   alignas(64) uint64_t tail;  // how much was read; by who holds the reader's lock
@@ -42,6 +42,8 @@ struct StreamHalf {
 inline constexpr uint32_t kStreamBehind = 1;
 // An end was closed or shut down, or there is an error to tell: everything goes to the sentry.
 inline constexpr uint32_t kStreamOdd = 2;
+// Of a pipe: somebody may wait for room, a page at least; who makes it tells the sentry. Writing goes there meanwhile.
+inline constexpr uint32_t kStreamRoomWanted = 4;
 
 // The locks of a descriptor's end, in memory of its own process so that nobody else can hold them: 0 free, 1 held. Nobody waits
 // for one in place: who finds it held goes to the sentry.
@@ -58,8 +60,14 @@ inline constexpr uint64_t kBytesOffset = 0x1000;  // of the ring of half 0 in th
 inline constexpr uint64_t kStreamBlockSize = kBytesOffset + 2 * kBytesSize;
 static_assert(sizeof(StreamBlock) <= kBytesOffset);
 
+// A pipe is half 0 alone, written by end 0, with a larger ring: all that a pipe holds unless it was told otherwise.
+inline constexpr uint64_t kPipeBytesSize = 0x1'0000;
+inline constexpr uint64_t kPipeBlockSize = kBytesOffset + kPipeBytesSize;
+inline constexpr uint64_t kPipePage = 0x1000;  // PIPE_BUF, too
+constexpr uint64_t ring_size_of(uint64_t word) { return word & kOneWay ? kPipeBytesSize : kBytesSize; }
+
 // How many bytes a ring says it has; never more than fit.
-constexpr uint64_t bytes_between(uint64_t tail, uint64_t head) { return head - tail <= kBytesSize ? head - tail : 0; }
+constexpr uint64_t bytes_between(uint64_t tail, uint64_t head, uint64_t size) { return head - tail <= size ? head - tail : 0; }
 
 // An eventfd(2). Every change of the count is one compare-and-exchange, by stubs and sentry.
 struct EventBlock {
@@ -92,7 +100,7 @@ inline bool test_bit(const uint64_t* bits, uint32_t fd) { return __atomic_load_n
 inline void set_bit(uint64_t* bits, uint32_t fd) { __atomic_fetch_or(&bits[fd / 64], uint64_t{1} << (fd % 64), __ATOMIC_SEQ_CST); }
 inline void clear_bit(uint64_t* bits, uint32_t fd) { __atomic_fetch_and(&bits[fd / 64], ~(uint64_t{1} << (fd % 64)), __ATOMIC_SEQ_CST); }
 inline constexpr uint64_t kPollBlockSize = 0x7000;
-static_assert(sizeof(PollBlock) <= kPollBlockSize && kStreamBlockSize <= kBlockSize);
+static_assert(sizeof(PollBlock) <= kPollBlockSize && kStreamBlockSize <= kBlockSize && kPipeBlockSize <= kBlockSize);
 
 // epoll_ctl(2) flags that only the sentry understands: EPOLLEXCLUSIVE, EPOLLWAKEUP, EPOLLONESHOT.
 inline constexpr uint32_t kPollSentryOnly = 7u << 28;

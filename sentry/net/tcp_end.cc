@@ -242,7 +242,7 @@ Result<size_t> TcpEnd::send(vfs::OpContext& ctx, vfs::IoBuffer& src, uint32_t fl
   if (peer && !left_.load(std::memory_order_relaxed)) {
     if (!must_leave(*peer, flags)) return send_ring(ctx, *peer, src);
     leave(*peer);
-    peer->input_.settle(ctx);
+    peer->input_.shared().settle(ctx);
   }
   if ((flags & kMsgOob) != 0) host_only_.store(true);
   const Result<size_t> done = host();
@@ -374,7 +374,7 @@ Result<vfs::InPlaceEnd*> TcpEnd::share(vfs::OpContext& ctx, memory::MemoryFile& 
   TcpEnd& second = &first == this ? *peer : *this;
   vfs::SleepGuard guard(ctx, first.write_lock_), other_guard(ctx, second.write_lock_);
   if (peer->has_odd_state()) return err(kEOPNOTSUPP);
-  TRY(SharedHandle::share(memory, first.shared_, {first.input_, first.queue_}, second.shared_, {second.input_, second.queue_}));
+  TRY(vfs::SharedHandle::share(memory, first.shared_, first.shared_side(), second.shared_, second.shared_side()));
   // Whoever makes it odd from now on sees that it is shared.
   if (has_odd_state() || peer->has_odd_state()) leave_to_sentry(peer);
   return shared_.end();
@@ -382,8 +382,8 @@ Result<vfs::InPlaceEnd*> TcpEnd::share(vfs::OpContext& ctx, memory::MemoryFile& 
 
 void TcpEnd::mark_odd(TcpEnd* peer) {
   std::atomic_thread_fence(std::memory_order_seq_cst);
-  input_.set_odd();
-  if (peer) peer->input_.set_odd();
+  input_.shared().set_odd();
+  if (peer) peer->input_.shared().set_odd();
 }
 
 void TcpEnd::leave_to_sentry(TcpEnd* peer) {
@@ -401,7 +401,7 @@ Result<void> TcpEnd::shutdown(vfs::OpContext& ctx, int32_t how) {
   if (how != SHUT_WR) read_shut_.store(true, std::memory_order_release);
   ask_host_.store(true, std::memory_order_seq_cst);
   leave_to_sentry(peer);
-  if (peer && how != SHUT_RD) peer->input_.settle(ctx);
+  if (peer && how != SHUT_RD) peer->input_.shared().settle(ctx);
   queue_.notify(vfs::kPollAll);
   if (peer) peer->queue_.notify(vfs::kPollAll);
   return {};

@@ -16,9 +16,9 @@
 #include <atomic>
 
 #include "base/core/function_ref.h"
-#include "sentry/net/shared_stream.h"
 #include "sentry/net/socket.h"
 #include "sentry/net/stream_buffer.h"
+#include "sentry/vfs/shared_stream.h"
 #include "sentry/vfs/sleep_lock.h"
 #include "sentry/vfs/wait_queue.h"
 
@@ -66,7 +66,7 @@ class TcpEnd final : public base::RefCounted {
   base::Result<int32_t> at_mark();
   // What stubs may work on (vfs/in_place.h), made at the first call; EOPNOTSUPP while the two are no pair.
   base::Result<vfs::InPlaceEnd*> share(vfs::OpContext& ctx, memory::MemoryFile& memory);
-  const SharedHandle& shared() const { return shared_; }
+  const vfs::SharedHandle& shared() const { return shared_; }
   // No operation is under way. What is unread makes the host send a reset when its socket is closed after this.
   void close();
   // After the host's socket was closed.
@@ -88,6 +88,7 @@ class TcpEnd final : public base::RefCounted {
   size_t bytes_on_host(const TcpEnd& from) const { return static_cast<size_t>(from.host_sent_ - host_received_); }
   bool all_arrived(const TcpEnd& from) const;
   bool has_odd_state() const;
+  vfs::SharedStream::Side shared_side() { return {&input_.shared(), input_.has_own(), queue_}; }
   // Something happened that stubs do not understand.
   void leave_to_sentry(TcpEnd* peer);
   void mark_odd(TcpEnd* peer);
@@ -111,7 +112,7 @@ class TcpEnd final : public base::RefCounted {
   TcpConnection connection_;  // of the registry, under its lock
   bool registered_ = false;
 
-  SharedHandle shared_;
+  vfs::SharedHandle shared_;
   StreamBuffer input_;            // what the peer wrote, under its write_lock_
   uint64_t host_sent_ = 0;        // through the host before the pair was made; under write_lock_
   bool host_was_full_ = false;    // under write_lock_

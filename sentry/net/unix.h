@@ -13,9 +13,9 @@
 #include <string>
 #include <vector>
 
-#include "sentry/net/shared_stream.h"
 #include "sentry/net/socket.h"
 #include "sentry/net/stream_buffer.h"
+#include "sentry/vfs/shared_stream.h"
 #include "sentry/vfs/sleep_lock.h"
 #include "sentry/vfs/wait_queue.h"
 
@@ -47,7 +47,7 @@ class UnixCore final : public base::RefCounted {
 
   // What stubs may work on, made at the first call; EOPNOTSUPP where that cannot be. Null until then.
   base::Result<vfs::InPlaceEnd*> share_stream(vfs::OpContext& ctx, memory::MemoryFile& memory);
-  const SharedHandle& shared() const { return shared_; }
+  const vfs::SharedHandle& shared() const { return shared_; }
   void leave_to_sentry();  // something happened that stubs do not understand
 
   vfs::PollMask readiness();
@@ -90,6 +90,7 @@ class UnixCore final : public base::RefCounted {
   void room_made(UnixCore* sender);
   void end_of_peer(bool with_reset);
   bool has_odd_state() const;
+  vfs::SharedStream::Side shared_side() { return {&input_.shared(), input_.has_own(), queue_}; }
   bool has_input_end() const { return receive_shut_.load(std::memory_order_acquire); }
   bool is_full() const;
 
@@ -99,7 +100,7 @@ class UnixCore final : public base::RefCounted {
   vfs::SleepLock read_lock_, write_lock_;
 
   StreamBuffer input_;  // of streams: what the peer wrote, under its write_lock_
-  SharedHandle shared_;
+  vfs::SharedHandle shared_;
   std::atomic<uint32_t> record_count_{0};  // so that streams without ancillary data take no lock
   std::atomic<bool> receive_shut_{false}, send_shut_{false};
   std::atomic<int32_t> error_{0};

@@ -305,7 +305,7 @@ Result<vfs::InPlaceEnd*> UnixCore::share_stream(vfs::OpContext& ctx, memory::Mem
   if (shared_.is_shared()) return shared_.end();  // without the peer's lock, under which it may wait for its own process
   UnixCore *first = std::min(this, other.get()), *second = std::max(this, other.get());
   vfs::SleepGuard guard(ctx, first->write_lock_), other_guard(ctx, second->write_lock_);
-  TRY(SharedHandle::share(memory, first->shared_, {first->input_, first->queue_}, second->shared_, {second->input_, second->queue_}));
+  TRY(vfs::SharedHandle::share(memory, first->shared_, first->shared_side(), second->shared_, second->shared_side()));
   // Whoever makes it odd from now on sees that it is shared.
   if (has_odd_state() || other->has_odd_state()) leave_to_sentry();
   return shared_.end();
@@ -317,8 +317,8 @@ bool UnixCore::has_odd_state() const {
 }
 
 void UnixCore::leave_to_sentry() {
-  input_.set_odd();
-  if (UnixCore* other = stream_peer_.load(std::memory_order_acquire)) other->input_.set_odd();
+  input_.shared().set_odd();
+  if (UnixCore* other = stream_peer_.load(std::memory_order_acquire)) other->input_.shared().set_odd();
   shared_.retire();
 }
 
@@ -467,8 +467,8 @@ Result<void> UnixCore::shutdown(vfs::OpContext& ctx, int32_t how) {
   if (no_send) send_shut_.store(true, std::memory_order_release);
   leave_to_sentry();
   // What a stub is writing right now comes before the end.
-  input_.settle_briefly();
-  if (other && type_ == kSockStream) other->input_.settle(ctx);
+  input_.shared().settle_briefly();
+  if (other && type_ == kSockStream) other->input_.shared().settle(ctx);
   const vfs::PollMask all = vfs::kPollIn | vfs::kPollRdNorm | vfs::kPollOut | vfs::kPollHup | vfs::kPollRdHup;
   queue_.notify(all);
   space_queue_.notify(vfs::kPollOut);

@@ -196,3 +196,37 @@ TEST_CASE("an eventfd is written and read in its block, its limits are the sentr
     CHECK(c.first_call() == 1);
   });
 }
+
+TEST_CASE("a pipe is written by end 0 and read by end 1, and who reads tells of room that is wanted", "[in_place]") {
+  on_platforms_with_it([](Connection& c) {
+    in_place::StreamHalf& half = c.block().half[0];
+    const auto show = [&](uint64_t end) { c.show(in_place::kOneWay | end); };
+    show(0);
+    CHECK(c.first_call() == 0);  // the write was answered, the read is the sentry's
+    CHECK((half.head == 8 && kicks == 0));
+    for (uint64_t bad : {in_place::kPipeBytesSize + 1, in_place::kPipeBytesSize + 8 - 7}) {
+      half.head = bad;
+      CHECK(c.first_call() == 1);
+    }
+    show(in_place::kEnd);
+    const auto reads = [&](uint64_t head, uint32_t flags) {
+      half.tail = 0;
+      half.head = head;
+      half.flags = flags;
+      const int before = kicks;
+      // Its write goes to the sentry first.
+      REQUIRE(c.first_call() == 1);
+      c.guest.regs().rax = 8;
+      REQUIRE(c.guest.run(ResumeMode::kSyscallReturn).kind == EventKind::kSyscall);
+      if (c.guest.regs().orig_rax != 600) return -1;
+      CHECK((c.guest.regs().r13 == 8 && half.tail == 8));
+      return kicks - before;
+    };
+    const uint64_t full = in_place::kPipeBytesSize, page = in_place::kPipePage;
+    CHECK(reads(100, 0) == 0);
+    CHECK(reads(full, in_place::kStreamRoomWanted) == 0);
+    CHECK(reads(full - page + 8, in_place::kStreamRoomWanted) == 1);
+    CHECK(reads(100, in_place::kStreamBehind) == -1);
+    CHECK(reads(100, in_place::kStreamOdd) == -1);
+  });
+}

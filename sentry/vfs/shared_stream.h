@@ -1,18 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-// SharedStream: what the two ends of a connection inside the sandbox share with the stubs of their processes. It lives as long as
-// either end; the ends are InPlaceEnds of the open files that lead to them.
+// SharedStream: what the two ends of a connection inside the sandbox, or of a pipe, share with the stubs of their processes. It lives
+// as long as either end; the ends are InPlaceEnds of the open files that lead to them.
 #pragma once
 
-#include "sentry/net/stream_buffer.h"
 #include "sentry/vfs/in_place.h"
+#include "sentry/vfs/shared_ring.h"
+#include "sentry/vfs/wait_queue.h"
 
-namespace sentry::net {
+namespace sentry::vfs {
 
 class SharedStream final : public base::RefCounted {
  public:
-  class End final : public vfs::InPlaceEnd {
+  class End final : public InPlaceEnd {
    public:
-    vfs::InPlaceMemory& memory() const override { return *owner_->memory_; }
+    InPlaceMemory& memory() const override { return *owner_->memory_; }
     uint64_t word_locked() const override;
     bool is_retired() const override { return owner_->retired_.load(std::memory_order_seq_cst); }
     bool clean_locked() override;
@@ -27,15 +28,17 @@ class SharedStream final : public base::RefCounted {
     platform::in_place::StreamHalf& incoming_half() { return owner_->memory_->stream().half[1 - index_]; }
     SharedStream* owner_ = nullptr;
     uint32_t index_ = 0;
-    StreamBuffer *input_ = nullptr, *output_ = nullptr;
-    vfs::WaitQueue* queue_ = nullptr;  // who waits at this end; until its socket goes away. in_place_mutex()
+    SharedRing *input_ = nullptr, *output_ = nullptr;  // a pipe has one of them
+    WaitQueue* queue_ = nullptr;  // who waits at this end; until that goes away. in_place_mutex()
   };
 
-  // What each end reads, and who is told of it. With the writers' locks of both. ENOMEM.
+  // What an end reads, and who waits there. A pipe's first end reads nothing.
   struct Side {
-    StreamBuffer& input;
-    vfs::WaitQueue& queue;
+    SharedRing* input;
+    bool has_own;  // there are bytes for it that are not in the ring
+    WaitQueue& queue;
   };
+  // ENOMEM.
   static base::Result<base::RefPtr<SharedStream>> create(memory::MemoryFile& file, Side side0, Side side1);
   void forget_queue(uint32_t index);
   // Stubs leave it to the sentry from now on, whatever the block says: each of them can write all of that.
@@ -43,8 +46,8 @@ class SharedStream final : public base::RefCounted {
   End& end(uint32_t index) { return ends_[index]; }
 
  private:
-  explicit SharedStream(base::RefPtr<vfs::InPlaceMemory> memory) : memory_(std::move(memory)) {}
-  const base::RefPtr<vfs::InPlaceMemory> memory_;
+  explicit SharedStream(base::RefPtr<InPlaceMemory> memory) : memory_(std::move(memory)) {}
+  const base::RefPtr<InPlaceMemory> memory_;
   End ends_[2];
   std::atomic<bool> retired_{false};  // from false to true once
 };
@@ -56,17 +59,17 @@ class SharedHandle {
   ~SharedHandle();
   SharedHandle(const SharedHandle&) = delete;
   SharedHandle& operator=(const SharedHandle&) = delete;
-  // Both at once, with the writers' locks of both. What stubs must not do from the start is to be looked for after it.
+  // Both at once, while nobody reads what has bytes of its own, nor writes. What stubs must not do from the start is to be looked for after it.
   static base::Result<void> share(memory::MemoryFile& file, SharedHandle& a, SharedStream::Side side_a, SharedHandle& b,
                                   SharedStream::Side side_b);
 
   void retire();
   bool is_shared() const { return stream_.load(std::memory_order_seq_cst) != nullptr; }
-  vfs::InPlaceEnd* end() const;
+  InPlaceEnd* end() const;
 
  private:
   std::atomic<SharedStream*> stream_{nullptr};  // holds a reference
   uint32_t index_ = 0;                          // set before stream_
 };
 
-}  // namespace sentry::net
+}  // namespace sentry::vfs
