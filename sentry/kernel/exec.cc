@@ -88,6 +88,7 @@ void switch_memory(Task& task, Program& program, std::unique_ptr<platform::Conte
   RefPtr<mm::MemoryManager> old = task.exchange_mm(std::move(program.mm));
   release_vfork_parent(task);
   old.reset();
+  task.kernel().give_memory_back_later();
 }
 
 void reset_signals(Task& task) {

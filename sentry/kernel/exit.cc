@@ -232,6 +232,7 @@ void release_resources(Task& task) {
   RefPtr<mm::MemoryManager> mm = task.exchange_mm(nullptr);
   release_vfork_parent(task);
   mm.reset();
+  task.kernel().give_memory_back_later();
   close_files(task);
   task.exchange_fs(nullptr);
   task.exchange_namespaces(nullptr);

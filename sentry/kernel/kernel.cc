@@ -75,6 +75,16 @@ void Kernel::kill_those_without_host() {
   }
 }
 
+// Frees go back in few calls when many have come; of the last ones somebody must think.
+void Kernel::give_memory_back_later() {
+  constexpr int64_t kLater = 1'000'000'000;
+  if (giving_back_.load(std::memory_order_relaxed) || giving_back_.exchange(true)) return;
+  scheduler_->add_timer(monotonic_now_ns() + kLater, [this] {
+    giving_back_.store(false);
+    memory_->flush();
+  });
+}
+
 Kernel::~Kernel() { vfs::set_change_words(nullptr); }
 
 PidNamespace& Kernel::root_pid_namespace() { return *impl_->root_pids; }

@@ -70,6 +70,8 @@ class Kernel {
   PidNamespace& root_pid_namespace();
   // Bytes that the sandbox may use: its limit, or the host's memory. What /proc/meminfo shows as MemTotal.
   uint64_t total_memory() const;
+  // An address space has ended: what it had goes back to the host within a second, if no more of that comes before. Any thread.
+  void give_memory_back_later();
   base::RefPtr<creds::UserNamespace> root_user_namespace();
   // For the init of a container: a child of the root namespace, so that the sandbox sees every container's processes.
   base::RefPtr<PidNamespace> create_pid_namespace();
@@ -127,6 +129,7 @@ class Kernel {
   std::unique_ptr<Scheduler> scheduler_;
   std::unique_ptr<Reactor> reactor_;
   std::unique_ptr<Impl> impl_;
+  std::atomic<bool> giving_back_{false};  // the timer is set
 };
 
 }  // namespace sentry::kernel
