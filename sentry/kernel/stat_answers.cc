@@ -29,7 +29,9 @@ uint64_t number_of(const vfs::Dentry& dentry) { return dentry.inode_ptr()->numbe
 // The key's name as the stub has it, in words padded with zeros.
 struct NameWords {
   std::array<uint64_t, StatAnswer::kMostName / 8> words = {};
-  explicit NameWords(std::string_view name) { std::memcpy(words.data(), name.data(), name.size()); }
+  explicit NameWords(std::string_view name) {
+    if (!name.empty()) std::memcpy(words.data(), name.data(), name.size());
+  }
 };
 
 }  // namespace
