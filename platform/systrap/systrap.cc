@@ -233,7 +233,7 @@ uint64_t SystrapPlatform::wait_on(int cpu, uint64_t now) const {
 
 // Where a thread that is about to be woken goes on. The host would move it to a CPU that is idle, as this one is busy waking
 // it; but this one is about to be free, and waking an idle CPU takes longer than the whole call. So the thread is tied to
-// the CPU where it called, or to this one if its turn comes sooner here. It is let go when its process computes for longer, or when
+// the CPU where it called, or to this one if its turn comes sooner here, or to a third one if both are taken. It is let go when its process computes for longer, or when
 // others compute on both.
 void SystrapPlatform::place(SystrapContext& context) {
   constexpr uint64_t kShortTicks = 750'000, kMoveTicks = 7'000, kAwakeTicks = 30'000, kHaltedTicks = 100'000;
@@ -255,7 +255,21 @@ void SystrapPlatform::place(SystrapContext& context) {
       wait = wait_here;
     }
   }
-  tie(context, pace < kShortTicks && wait < kShortTicks ? cpu : -1);
+  // Guests that compute side by side go to a CPU each, although that has to be woken.
+  bool spread = false;
+  if (wait > kShortTicks) {
+    for (const int other : cpu_of_bell_) {
+      if (other == cpu || (other == here && self.looking == this)) continue;
+      const uint64_t wait_there = wait_on(other, now) + kHaltedTicks;
+      if (wait_there >= wait) continue;
+      cpu = other;
+      wait = wait_there;
+      spread = true;
+    }
+  }
+  // Beside others it is said where to go on: the host would wake it where the one is that wakes it.
+  const bool beside = !running_.empty() && running_.size() < cpu_of_bell_.size();
+  tie(context, spread || beside || (pace < kShortTicks && wait < kShortTicks) ? cpu : -1);
 }
 
 void SystrapPlatform::tie(SystrapContext& context, int cpu) {
@@ -268,24 +282,52 @@ void SystrapPlatform::tie(SystrapContext& context, int cpu) {
   if (sched_setaffinity(context.thread_.tid, sizeof set, &set) == 0) context.thread_.cpu = cpu;
 }
 
-// Lets go threads whose guest has been computing for a while. True when some are still tied and running.
-bool SystrapPlatform::release_long_runs() {
+// How many of the running guests are on each CPU of the executors, as far as is known.
+SystrapPlatform::GuestsOnCpus SystrapPlatform::count_guests() const {
+  GuestsOnCpus guests = {};
+  for (const SystrapContext* context : running_) {
+    const int cpu = context->thread_.cpu >= 0 ? context->thread_.cpu : static_cast<int>(posted_on(*context->thread_.slot));
+    const auto at = std::find(cpu_of_bell_.begin(), cpu_of_bell_.end(), cpu);
+    if (at != cpu_of_bell_.end()) ++guests[static_cast<size_t>(at - cpu_of_bell_.begin())];
+  }
+  return guests;
+}
+
+// Lets go threads whose guest has been computing for a while, unless there is a CPU for each of those that run; one that shares its CPU then
+// goes to a free one, which the host would find late. Until when to look again, in nanoseconds, if some are still tied and running; otherwise 0.
+int64_t SystrapPlatform::release_long_runs() {
   constexpr uint64_t kLongTicks = 2'000'000;
+  // A timer that comes before all others makes each sleep several microseconds longer.
+  constexpr int64_t kAlone = 50'000'000, kSharing = 10'000'000;
   const uint64_t now = __rdtsc();
-  bool more = false;
+  int64_t again = 0;
   base::MutexLock lock(run_mu_);
-  if (tied_running_ == 0) return false;
+  if (tied_running_ == 0) return 0;
+  const bool beside = running_.size() > 1 && running_.size() <= cpu_of_bell_.size();
+  GuestsOnCpus guests = beside ? count_guests() : GuestsOnCpus{};
   for (SystrapContext* context : running_) {
-    if (context->thread_.cpu < 0) continue;
+    int cpu = context->thread_.cpu;
+    if (cpu < 0) continue;
+    run_mu_.assert_held();
+    const auto here = static_cast<size_t>(std::find(cpu_of_bell_.begin(), cpu_of_bell_.end(), cpu) - cpu_of_bell_.begin());
+    const auto free = std::find(guests.begin(), guests.begin() + static_cast<ptrdiff_t>(cpu_of_bell_.size()), 0);
+    const auto to = static_cast<size_t>(free - guests.begin());
+    const bool shares = beside && here < guests.size() && guests[here] > 1 && to < cpu_of_bell_.size();
     if (now - context->resumed_at.load(std::memory_order_relaxed) < kLongTicks) {
-      more = true;
+      again = shares || again == kSharing ? kSharing : kAlone;
       continue;
     }
-    run_mu_.assert_held();
-    tie(*context, -1);
+    // Beside others each stays on its own: the host would move one to where the other has just gone to sleep.
+    if (shares) {
+      --guests[here];
+      ++guests[to];
+      cpu = cpu_of_bell_[to];
+    }
+    tie(*context, beside ? cpu : -1);
     if (context->thread_.cpu < 0) --tied_running_;
+    else again = again == kSharing ? kSharing : kAlone;
   }
-  return more;
+  return again;
 }
 
 bool SystrapPlatform::resume_and_look(Context& c, ResumeMode mode, const Look& look) {
@@ -488,9 +530,7 @@ void SystrapPlatform::sleep(uint32_t token, int64_t timeout_ns) {
   bool watch = interrupt_unanswered() && (timeout_ns < 0 || timeout_ns > kCheck);
   if (watch) timeout_ns = kCheck;
   // One that sleeps sees to threads that are tied to a CPU and compute on.
-  // Not soon: a timer that comes before all others makes each sleep several microseconds longer.
-  constexpr int64_t kTied = 50'000'000;
-  if (release_long_runs() && (timeout_ns < 0 || timeout_ns > kTied)) timeout_ns = kTied;
+  if (const int64_t again = release_long_runs(); again != 0 && (timeout_ns < 0 || timeout_ns > again)) timeout_ns = again;
   timespec timeout = {timeout_ns / 1'000'000'000, timeout_ns % 1'000'000'000};
   futex(&control_.doorbell()->bells[self.bell].word, FUTEX_WAIT, token, timeout_ns < 0 ? nullptr : &timeout);
   if (watch) punish_overdue();

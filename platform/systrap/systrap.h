@@ -4,6 +4,7 @@
 // Locks: SystrapAddressSpace::mu_ (kPlatform) -> SystrapPlatform::run_mu_ (kPlatformGlobal) -> StubProcess (kLeaf).
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <memory>
 #include <thread>
@@ -252,7 +253,9 @@ class SystrapPlatform final : public Platform {
   void place(SystrapContext& context) REQUIRES(run_mu_);
   uint64_t wait_on(int cpu, uint64_t now) const REQUIRES(run_mu_);
   void tie(SystrapContext& context, int cpu) REQUIRES(run_mu_);
-  bool release_long_runs();
+  int64_t release_long_runs();
+  using GuestsOnCpus = std::array<uint32_t, kMaxBells>;  // by bell
+  GuestsOnCpus count_guests() const REQUIRES(run_mu_);
   void force(SystrapContext& context, EventKind kind);
   void stop_looking();
   void count_self();
