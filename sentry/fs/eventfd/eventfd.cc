@@ -161,9 +161,7 @@ class EventFile final : public vfs::FileDescription {
 
 bool is_eventfd(vfs::FileDescription& file) { return file.as<EventFile>() != nullptr; }
 
-void signal_eventfd(vfs::FileDescription& file) {   auto& event = static_cast<EventFile&>(file);
-  (void)event.add(1);
-}
+void signal_eventfd(vfs::FileDescription& file) { (void)static_cast<EventFile&>(file).add(1); }
 
 RefPtr<vfs::FileDescription> make_eventfd(vfs::OpContext& ctx, uint32_t initial, Semaphore semaphore, uint32_t flags) {
   return base::make_ref<EventFile>(vfs::make_anonymous_path("anon_inode:[eventfd]", 0600, ctx.creds()),
