@@ -66,15 +66,23 @@ void StreamBuffer::publish() {
   if (shared_.is_shared()) shared_.end_put();
 }
 
-Result<StreamBuffer::Got> StreamBuffer::get(vfs::OpContext& ctx, vfs::IoBuffer& dst, size_t own_limit, Keep keep) {
+Result<StreamBuffer::Got> StreamBuffer::get(vfs::OpContext& ctx, vfs::IoBuffer& dst, size_t own_limit, Keep keep, Join join) {
   if (!shared_.is_shared()) return get_own(dst, own_limit, keep);
   shared_.begin_get(ctx);
   Result<Got> result = Got{};
+  // As long as the own ring has bytes behind the shared one, nobody writes into that: what it has now comes before them.
+  const bool more = join == Join::kYes && shared_.is_behind() && has_own();
   if (const size_t used = shared_.used(); used != 0) {
     const Result<size_t> bytes = shared_.peek(dst, used);
     if (bytes && keep == Keep::kNo) shared_.skip(*bytes);
     if (bytes) result->bytes = *bytes;
     else result = err(bytes.error());
+    if (more && bytes && *bytes == used && dst.remaining() != 0) {
+      if (Result<Got> rest = get_own(dst, own_limit, keep)) {
+        rest->bytes += *bytes;
+        result = rest;
+      }
+    }
   } else {
     result = get_own(dst, own_limit, keep);
   }

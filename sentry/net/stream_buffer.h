@@ -29,13 +29,15 @@ class StreamBuffer {
 
   struct Got {
     size_t bytes = 0;
-    bool own = false;        // they came from the own ring, at tail() as it was before
+    bool own = false;        // they came from the own ring, at tail() as it was before, or the last of them did
     bool made_room = false;  // the writer should hear of it
   };
   // What is there; at most `own_limit` bytes of the own ring. EAGAIN when there is nothing, EFAULT when not one byte could be
   // written to `dst`.
   enum class Keep : uint8_t { kNo, kYes };
-  base::Result<Got> get(vfs::OpContext& ctx, vfs::IoBuffer& dst, size_t own_limit, Keep keep);
+  // kYes: from both rings. A program that reads less than it asked for takes it that there is no more, and with POLLHUP for the end.
+  enum class Join : uint8_t { kNo, kYes };
+  base::Result<Got> get(vfs::OpContext& ctx, vfs::IoBuffer& dst, size_t own_limit, Keep keep, Join join);
 
   // Positions of the reader and the writer in the own ring.
   uint64_t tail() const { return tail_.load(std::memory_order_acquire); }

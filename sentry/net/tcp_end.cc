@@ -310,10 +310,10 @@ Result<RecvResult> TcpEnd::receive_ring(vfs::OpContext& ctx, TcpEnd& peer, vfs::
   if ((flags & kMsgTrunc) != 0) {  // thrown away, unseen
     std::vector<uint8_t> unseen(std::min(used, dst.remaining()));
     vfs::KernelIoBuffer sink(unseen);
-    got = TRY(input_.get(ctx, sink, used, keep));
+    got = TRY(input_.get(ctx, sink, used, keep, StreamBuffer::Join::kYes));
     dst.truncate(dst.remaining() - got.bytes);
   } else {
-    got = TRY(input_.get(ctx, dst, used, keep));
+    got = TRY(input_.get(ctx, dst, used, keep, StreamBuffer::Join::kYes));
   }
   result.bytes = got.bytes;
   if (got.made_room) peer.queue_.notify(kWritable);

@@ -289,7 +289,8 @@ Result<RecvResult> UnixCore::receive_stream(vfs::OpContext& ctx, vfs::IoBuffer& 
   if (dst.remaining() == 0) return result;
   const uint64_t tail = input_.tail();
   const StreamBuffer::Got got =
-      TRY(input_.get(ctx, dst, readable_limit(tail, input_.head()), peek ? StreamBuffer::Keep::kYes : StreamBuffer::Keep::kNo));
+      TRY(input_.get(ctx, dst, readable_limit(tail, input_.head()), peek ? StreamBuffer::Keep::kYes : StreamBuffer::Keep::kNo,
+                     record_count_.load(std::memory_order_acquire) == 0 ? StreamBuffer::Join::kYes : StreamBuffer::Join::kNo));
   result.bytes = got.bytes;
   if (got.own) result.control = take_stream_control(tail, peek);
   if (!peek && (got.made_room || (record_count_.load() >= kMaxRecords / 2 && input_.is_writable())))

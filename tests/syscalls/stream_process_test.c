@@ -183,3 +183,41 @@ TEST(a_reset_comes_through) {
   close(s[0]);
   EXPECT_EXIT(pid, 0);
 }
+
+// A read that gives less than there is room for has taken all: with POLLHUP that is the end, and event loops stop there.
+TEST_TIMEOUT(hangup_with_less_than_asked_is_the_end, 60) {
+  enum { kAll = 600000 };
+  static char buffer[65536];
+  for (int round = 0; round < 30; round++) {
+    int s[2];
+    OK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, s));
+    pid_t pid = OK(fork());
+    if (!pid) {
+      close(s[0]);
+      for (int left = kAll; left > 0;) {
+        ssize_t n = write(s[1], buffer, (size_t)(left < 4096 + round * 100 ? left : 4096 + round * 100));
+        if (n <= 0) _exit(1);
+        left -= (int)n;
+      }
+      _exit(0);
+    }
+    close(s[1]);
+    OK(fcntl(s[0], F_SETFL, O_NONBLOCK));
+    int total = 0;
+    for (;;) {
+      struct pollfd p = {.fd = s[0], .events = POLLIN};
+      OK(poll(&p, 1, -1));
+      ssize_t n = read(s[0], buffer, sizeof buffer);
+      if (n == 0) break;
+      if (n < 0) {
+        EXPECT_EQ(errno, EAGAIN);
+        continue;
+      }
+      total += (int)n;
+      if ((p.revents & POLLHUP) && n < (ssize_t)sizeof buffer) break;
+    }
+    EXPECT_EQ(total, kAll);
+    EXPECT_EXIT(pid, 0);
+    close(s[0]);
+  }
+}
