@@ -44,7 +44,7 @@ Result<size_t> StreamBuffer::put(vfs::OpContext& ctx, vfs::IoBuffer& src, Lane l
   bool more = true;
   Result<size_t> part = size_t{0};
   if (lane == Lane::kAny && !shared_.is_behind()) {
-    part = shared_.fill(src);
+    part = shared_.fill(src, src.remaining());
     if (part) shared_.publish(done = *part);
     // Room that is left means that the rest of the guest's buffer is not there.
     more = part && (done == 0 || shared_.room() == 0);

@@ -150,8 +150,8 @@ size_t SharedRing::room() const {
   return used < bytes_.size() ? bytes_.size() - used : 0;
 }
 
-Result<size_t> SharedRing::fill(IoBuffer& src) {
-  const size_t room = std::min(this->room(), src.remaining());
+Result<size_t> SharedRing::fill(IoBuffer& src, size_t limit) {
+  const size_t room = std::min({limit, this->room(), src.remaining()});
   if (room == 0) return size_t{0};
   const Half& half = *half_.load(std::memory_order_acquire);
   return move_around(load(half.head), room, bytes_.size(), [&](uint64_t at, size_t n) { return src.get(&bytes_[at], n); });

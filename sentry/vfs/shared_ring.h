@@ -32,7 +32,7 @@ class SharedRing {
   void end_put();
   size_t room() const;
   // Copies what fits; EFAULT when not one byte could be read from `src`. Then publish() what of it is to be seen.
-  base::Result<size_t> fill(IoBuffer& src);
+  base::Result<size_t> fill(IoBuffer& src, size_t limit);
   void publish(size_t n);
   bool is_behind() const;
   void set_behind(bool on);

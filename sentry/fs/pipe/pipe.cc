@@ -160,7 +160,7 @@ Result<size_t> Pipe::write_ring(vfs::IoBuffer& src) {
   if (!may_share_.load() || ring_.is_behind()) return size_t{0};
   const size_t room = ring_.room(), n = std::min(room, src.remaining());
   if (room < std::min(kPipeBuf, src.remaining())) return size_t{0};
-  const size_t done = TRY(whole_pages(ring_.fill(src), n));
+  const size_t done = TRY(whole_pages(ring_.fill(src, n), n));
   ring_.publish(done);
   return done;
 }
