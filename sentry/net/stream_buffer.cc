@@ -44,10 +44,12 @@ Result<size_t> StreamBuffer::put(vfs::OpContext& ctx, vfs::IoBuffer& src, Lane l
   bool more = true;
   Result<size_t> part = size_t{0};
   if (lane == Lane::kAny && !shared_.is_behind()) {
-    part = shared_.fill(src, src.remaining());
+    // What was counted as room: the reader may make more at any time.
+    const size_t fits = std::min(shared_.room(), src.remaining());
+    part = shared_.fill(src, fits);
     if (part) shared_.publish(done = *part);
-    // Room that is left means that the rest of the guest's buffer is not there.
-    more = part && (done == 0 || shared_.room() == 0);
+    // Less than fits means that the rest of the guest's buffer is not there.
+    more = part && done == fits;
   }
   if (more && src.remaining() != 0) {
     shared_.set_behind(true);

@@ -150,11 +150,10 @@ size_t SharedRing::room() const {
   return used < bytes_.size() ? bytes_.size() - used : 0;
 }
 
-Result<size_t> SharedRing::fill(IoBuffer& src, size_t limit) {
-  const size_t room = std::min({limit, this->room(), src.remaining()});
-  if (room == 0) return size_t{0};
+Result<size_t> SharedRing::fill(IoBuffer& src, size_t n) {
+  if (n == 0) return size_t{0};
   const Half& half = *half_.load(std::memory_order_acquire);
-  return move_around(load(half.head), room, bytes_.size(), [&](uint64_t at, size_t n) { return src.get(&bytes_[at], n); });
+  return move_around(load(half.head), n, bytes_.size(), [&](uint64_t at, size_t piece) { return src.get(&bytes_[at], piece); });
 }
 
 void SharedRing::publish(size_t n) {

@@ -31,8 +31,8 @@ class SharedRing {
   void begin_put(OpContext& ctx);
   void end_put();
   size_t room() const;
-  // Copies what fits; EFAULT when not one byte could be read from `src`. Then publish() what of it is to be seen.
-  base::Result<size_t> fill(IoBuffer& src, size_t limit);
+  // Copies `n` bytes, at most room() and what `src` has; EFAULT when not one could be read. Then publish() what of it is to be seen.
+  base::Result<size_t> fill(IoBuffer& src, size_t n);
   void publish(size_t n);
   bool is_behind() const;
   void set_behind(bool on);

@@ -154,13 +154,16 @@ Result<size_t> Pipe::merge(vfs::IoBuffer& src) {
 }
 
 // At most PIPE_BUF bytes go there whole or not at all, and more only where a page is free.
-Result<size_t> Pipe::write_ring(vfs::IoBuffer& src) {
+// `complete`: all that fits was there, so that what is left of `src` may go elsewhere.
+Result<size_t> Pipe::write_ring(vfs::IoBuffer& src, bool& complete) {
+  complete = true;
   if (!ring_.is_shared()) return size_t{0};
   if (used_ == 0) ring_.set_behind(false);
   if (!may_share_.load() || ring_.is_behind()) return size_t{0};
   const size_t room = ring_.room(), n = std::min(room, src.remaining());
   if (room < std::min(kPipeBuf, src.remaining())) return size_t{0};
   const size_t done = TRY(whole_pages(ring_.fill(src, n), n));
+  complete = done == n;
   ring_.publish(done);
   return done;
 }
@@ -184,15 +187,20 @@ Result<size_t> Pipe::write_slots(vfs::IoBuffer& src, bool packet) {
 }
 
 Result<size_t> Pipe::write_locked(vfs::IoBuffer& src, bool packet) {
-  Result<size_t> done = size_t{0};
-  if (!packet) done = write_ring(src);
-  // Room that is left means that the rest of the guest's buffer is not there.
-  if (done && src.remaining() != 0 && (*done == 0 || ring_.room() < kPipeBuf)) {
-    const Result<size_t> more = write_slots(src, packet);
-    if (more) *done += *more;
-    else if (*done == 0) done = more;
+  size_t done = 0;
+  bool complete = true;
+  // Again while the reader makes room.
+  while (!packet && complete && src.remaining() != 0) {
+    const Result<size_t> part = write_ring(src, complete);
+    if (!part && done == 0) return part;
+    if (!part) return done;
+    if (*part == 0) break;
+    done += *part;
   }
-  return done;
+  if (!complete || src.remaining() == 0) return done;
+  const Result<size_t> more = write_slots(src, packet);
+  if (!more && done == 0) return more;
+  return done + more.value_or(0);
 }
 
 Result<size_t> Pipe::write(vfs::OpContext& ctx, vfs::IoBuffer& src, bool packet) {

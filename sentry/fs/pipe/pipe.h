@@ -85,7 +85,7 @@ class Pipe final : public base::RefCounted {
   bool is_full() const { return used_pages() >= slots_.size(); }
   void add_slot(PipeSlot next);
   base::Result<size_t> read_slots(vfs::IoBuffer& dst);
-  base::Result<size_t> write_ring(vfs::IoBuffer& src);
+  base::Result<size_t> write_ring(vfs::IoBuffer& src, bool& complete);
   base::Result<size_t> write_slots(vfs::IoBuffer& src, bool packet);
   base::Result<size_t> drain_ring(size_t max, base::FunctionRef<base::Result<size_t>(std::span<uint8_t>)> f);
   base::Result<size_t> drain_slots(size_t max, base::FunctionRef<base::Result<size_t>(std::span<uint8_t>)> f);
