@@ -219,12 +219,17 @@ void SystrapPlatform::enlist(SystrapContext& context, uint32_t state_before) {
   if (state_before & kSleeping) futex(&context.thread_.slot->state, FUTEX_WAKE, 1, nullptr);
 }
 
+// Where it is, as far as is known: the host may have moved a thread that is not tied.
+int SystrapPlatform::cpu_of_running(const SystrapContext& context) {
+  return context.thread_.cpu >= 0 ? context.thread_.cpu : static_cast<int>(posted_on(*context.thread_.slot));
+}
+
 // How long a thread that is woken on a CPU has to wait there for others of the sandbox, as far as their last stretches tell.
 uint64_t SystrapPlatform::wait_on(int cpu, uint64_t now) const {
   constexpr uint64_t kMost = 1'000'000;
   uint64_t sum = 0;
   for (const SystrapContext* other : running_) {
-    if ((other->thread_.cpu >= 0 ? other->thread_.cpu : static_cast<int>(posted_on(*other->thread_.slot))) != cpu) continue;
+    if (cpu_of_running(*other) != cpu) continue;
     const uint64_t since = now - other->resumed_at.load(std::memory_order_relaxed);
     sum += std::min(std::max(other->pace.load(std::memory_order_relaxed), since), kMost);
   }
@@ -233,8 +238,8 @@ uint64_t SystrapPlatform::wait_on(int cpu, uint64_t now) const {
 
 // Where a thread that is about to be woken goes on. The host would move it to a CPU that is idle, as this one is busy waking
 // it; but this one is about to be free, and waking an idle CPU takes longer than the whole call. So the thread is tied to
-// the CPU where it called, or to this one if its turn comes sooner here, or to a third one if both are taken. It is let go when its process computes for longer, or when
-// others compute on both.
+// the CPU where it called, or to this one if its turn comes sooner here, or to a third one if both are taken. It is let go when its
+// process computes for longer, unless others run beside it: see release_long_runs().
 void SystrapPlatform::place(SystrapContext& context) {
   constexpr uint64_t kShortTicks = 750'000, kMoveTicks = 7'000, kAwakeTicks = 30'000, kHaltedTicks = 100'000;
   const uint64_t pace = context.pace.load(std::memory_order_relaxed);
@@ -286,8 +291,7 @@ void SystrapPlatform::tie(SystrapContext& context, int cpu) {
 SystrapPlatform::GuestsOnCpus SystrapPlatform::count_guests() const {
   GuestsOnCpus guests = {};
   for (const SystrapContext* context : running_) {
-    const int cpu = context->thread_.cpu >= 0 ? context->thread_.cpu : static_cast<int>(posted_on(*context->thread_.slot));
-    const auto at = std::find(cpu_of_bell_.begin(), cpu_of_bell_.end(), cpu);
+    const auto at = std::find(cpu_of_bell_.begin(), cpu_of_bell_.end(), cpu_of_running(*context));
     if (at != cpu_of_bell_.end()) ++guests[static_cast<size_t>(at - cpu_of_bell_.begin())];
   }
   return guests;

@@ -251,6 +251,7 @@ class SystrapPlatform final : public Platform {
   void hand_over(SystrapContext& context);
   void enlist(SystrapContext& context, uint32_t state_before);
   void place(SystrapContext& context) REQUIRES(run_mu_);
+  static int cpu_of_running(const SystrapContext& context);
   uint64_t wait_on(int cpu, uint64_t now) const REQUIRES(run_mu_);
   void tie(SystrapContext& context, int cpu) REQUIRES(run_mu_);
   int64_t release_long_runs();
