@@ -400,16 +400,21 @@ TEST(peer_that_hides_its_end) {
   board[6] = 1;
   EXPECT_EXIT(peer, 0);
 }
-// An end that was passed to another process shows that one no bytes that were read before.
-TEST(passed_end_shows_no_old_bytes) {
-  need_in_place();
-  int s[2];
+// A connection to a child that echoes; s[0] is ours.
+static pid_t start_echo(int s[2]) {
   OK(socketpair(AF_UNIX, SOCK_STREAM, 0, s));
   IN_CHILD(peer, {
     close(s[0]);
     echo(&s[1]);
   });
   close(s[1]);
+  return peer;
+}
+// An end that was passed to another process shows that one no bytes that were read before.
+TEST(passed_end_shows_no_old_bytes) {
+  need_in_place();
+  int s[2];
+  const pid_t peer = start_echo(s);
   static char secret[64] = "the secret of the one who had it first, and whom it is for only";
   EXPECT_TRUE(warm_up(s[0]));
   char b[64];
@@ -432,12 +437,7 @@ TEST(passed_end_shows_no_old_bytes) {
 TEST(a_seccomp_filter_ends_in_place) {
   need_in_place();
   int s[2];
-  OK(socketpair(AF_UNIX, SOCK_STREAM, 0, s));
-  IN_CHILD(peer, {
-    close(s[0]);
-    echo(&s[1]);
-  });
-  close(s[1]);
+  const pid_t peer = start_echo(s);
   EXPECT_TRUE(warm_up(s[0]));
   volatile char *block = block_of(word_of(s[0]));
   struct { unsigned short code; unsigned char jt, jf; unsigned k; } allow = {6, 0, 0, 0x7fff0000};

@@ -549,22 +549,12 @@ TEST(signals_interrupt) {
 
 // --- epoll ---
 
-static int watch(int e, int op, int fd, uint32_t events) {
-  struct epoll_event v = {events, {.u64 = (uint64_t)fd}};
-  return epoll_ctl(e, op, fd, &v);
-}
-static uint32_t ready(int e, int ms) {
-  struct epoll_event v[4];
-  const int n = OK(epoll_wait(e, v, 4, ms));
-  EXPECT_LE(n, 1);
-  return n ? v[0].events : 0;
-}
 TEST(ends_in_epoll) {
   int p[2], e = OK(epoll_create1(0)), w = OK(epoll_create1(0));
   static char b[65536];
   warm_pipe(p, O_NONBLOCK);
-  OK(watch(e, EPOLL_CTL_ADD, p[0], EPOLLIN));
-  OK(watch(w, EPOLL_CTL_ADD, p[1], EPOLLOUT));
+  OK(watch(e, EPOLL_CTL_ADD, p[0], EPOLLIN, 0));
+  OK(watch(w, EPOLL_CTL_ADD, p[1], EPOLLOUT, 0));
   for (int i = 0; i < 100; i++) {
     EXPECT_EQ(ready(e, 0), 0);
     EXPECT_EQ(ready(w, 0), EPOLLOUT);
@@ -574,14 +564,14 @@ TEST(ends_in_epoll) {
     EXPECT_EQ(ready(e, 0), EPOLLIN);
     EXPECT_EQ(read(p[0], b, 9), 1);
   }
-  OK(watch(e, EPOLL_CTL_MOD, p[0], EPOLLIN | EPOLLET));
+  OK(watch(e, EPOLL_CTL_MOD, p[0], EPOLLIN | EPOLLET, 0));
   for (int i = 0; i < 50; i++) {
     OK(write(p[1], "x", 1));
     EXPECT_EQ(ready(e, 1000), EPOLLIN);
     EXPECT_EQ(ready(e, 0), 0);
   }
   EXPECT_EQ(read(p[0], b, 99), 50);
-  OK(watch(w, EPOLL_CTL_MOD, p[1], EPOLLOUT | EPOLLET));
+  OK(watch(w, EPOLL_CTL_MOD, p[1], EPOLLOUT | EPOLLET, 0));
   EXPECT_EQ(ready(w, 0), EPOLLOUT);
   for (int i = 0; i < 10; i++) {
     EXPECT_EQ(ready(w, 0), 0);
@@ -591,8 +581,8 @@ TEST(ends_in_epoll) {
     EXPECT_EQ(ready(w, 1000), EPOLLOUT);
     for (int k = 0; k < 20; k++) OK(write(p[1], "x", 1)), OK(read(p[0], b, 1));
   }
-  OK(watch(e, EPOLL_CTL_MOD, p[0], EPOLLIN));
-  OK(watch(w, EPOLL_CTL_MOD, p[1], 0));
+  OK(watch(e, EPOLL_CTL_MOD, p[0], EPOLLIN, 0));
+  OK(watch(w, EPOLL_CTL_MOD, p[1], 0, 0));
   EXPECT_EQ(ready(w, 0), 0);
   const int copy = OK(dup(p[1]));
   close(p[1]);
@@ -600,7 +590,7 @@ TEST(ends_in_epoll) {
   close(copy);
   EXPECT_EQ(ready(e, 1000), EPOLLHUP);
   warm_pipe(p, O_NONBLOCK);
-  OK(watch(w, EPOLL_CTL_ADD, p[1], 0));
+  OK(watch(w, EPOLL_CTL_ADD, p[1], 0, 0));
   EXPECT_EQ(ready(w, 0), 0);
   close(p[0]);
   EXPECT_EQ(ready(w, 1000), EPOLLERR);
@@ -630,7 +620,7 @@ static void loop_over_pipe(uint32_t mode, bool process) {
   } else {
     OK(pthread_create(&t, NULL, feeds, (void *)(intptr_t)p[1]));
   }
-  OK(watch(e, EPOLL_CTL_ADD, p[0], EPOLLIN | mode));
+  OK(watch(e, EPOLL_CTL_ADD, p[0], EPOLLIN | mode, 0));
   for (uint32_t next = 0, got; next < 5000;) {
     ASSERT_TRUE(ready(e, 5000) & EPOLLIN);
     while (read(p[0], &got, 4) == 4) {

@@ -7,17 +7,6 @@
 #include <sys/select.h>
 #include <sys/timerfd.h>
 
-static int watch(int e, int op, int fd, uint32_t events, uint64_t data) {
-  struct epoll_event v = {events, {.u64 = data}};
-  return epoll_ctl(e, op, fd, &v);
-}
-// The events of the only item that is ready, 0 when there is none within the time.
-static uint32_t ready(int e, int ms) {
-  struct epoll_event v[4];
-  const int n = OK(epoll_wait(e, v, 4, ms));
-  EXPECT_LE(n, 1);
-  return n ? v[0].events : 0;
-}
 // Waits until so many items are ready: readiness of TCP may take a moment.
 static int events_within(int e, struct epoll_event *v, int wanted) {
   int n = 0;

@@ -167,3 +167,15 @@ MAYBE int polled(int fd, short events, int ms) {
   struct pollfd f = {fd, events, 0};
   return poll(&f, 1, ms) == 1 ? f.revents : 0;
 }
+
+MAYBE int watch(int e, int op, int fd, uint32_t events, uint64_t data) {
+  struct epoll_event v = {events, {.u64 = data}};
+  return epoll_ctl(e, op, fd, &v);
+}
+// The events of the only item that is ready, 0 when there is none within the time.
+MAYBE uint32_t ready(int e, int ms) {
+  struct epoll_event v[4];
+  const int n = OK(epoll_wait(e, v, 4, ms));
+  EXPECT_LE(n, 1);
+  return n ? v[0].events : 0;
+}
