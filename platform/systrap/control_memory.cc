@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "platform/systrap/control_memory.h"
 
-#include <cstdio>
-
 #include <fcntl.h>
 #include <sys/mman.h>
+
+#include "base/host/reopen.h"
 
 namespace platform::systrap {
 
@@ -16,10 +16,8 @@ base::HostResult<void> ControlMemory::init() {
   fd_.reset(memfd_create("systrap", MFD_CLOEXEC));
   if (!fd_) return base::HostErr(base::HostError::from_errno("memfd_create"));
   if (ftruncate(fd_.get(), kSize) < 0) return base::HostErr(base::HostError::from_errno("ftruncate"));
-  char path[64];
-  snprintf(path, sizeof path, "/proc/self/fd/%d", fd_.get());
-  fd_ro_.reset(open(path, O_RDONLY | O_CLOEXEC));
-  if (!fd_ro_) return base::HostErr(base::HostError::from_errno(path));
+  fd_ro_ = base::reopen_for_reading(fd_.get());
+  if (!fd_ro_) return base::HostErr(base::HostError::from_errno("reopen control memory"));
   void* p = mmap(nullptr, kSize, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd_.get(), 0);
   if (p == MAP_FAILED) return base::HostErr(base::HostError::from_errno("mmap"));
   madvise(p, kSize, MADV_DONTDUMP);

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cstdio>
 #include <cstdlib>
 #include <vector>
 
@@ -15,6 +14,7 @@
 #include <sys/sysinfo.h>
 #include <unistd.h>
 
+#include "base/host/reopen.h"
 #include "base/core/check.h"
 
 namespace sentry::memory {
@@ -161,9 +161,7 @@ base::Result<std::unique_ptr<MemoryFile>> MemoryFile::create() {
   if (ftruncate(fd.get(), static_cast<off_t>(kFileSize)) != 0) return base::err(kENOMEM);
   // Nobody, not even a stub that holds the descriptor, can take pages away from under the sentry's mappings by shrinking.
   if (fcntl(fd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) return base::err(kEPERM);
-  char path[64];
-  snprintf(path, sizeof path, "/proc/self/fd/%d", fd.get());
-  base::UniqueFd ro(open(path, O_RDONLY | O_CLOEXEC));
+  base::UniqueFd ro = base::reopen_for_reading(fd.get());
   if (!ro) return base::err(kENOENT);
   std::unique_ptr<MemoryFile> file(new MemoryFile);
   file->fd_ = std::move(fd);

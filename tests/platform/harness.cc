@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 
+#include "base/host/reopen.h"
 #include "base/log/log.h"
 
 namespace platform_test {
@@ -25,8 +26,7 @@ Machine::Machine(platform::PlatformFactory& factory, unsigned cpus) {
   base::log_init(2, base::LogLevel::kWarning, base::LogFormat::kText, "platform_test");
   memory_.reset(memfd_create("guest memory", MFD_CLOEXEC));
   REQUIRE(ftruncate(memory_.get(), kMemory) == 0);
-  std::string path = "/proc/self/fd/" + std::to_string(memory_.get());
-  memory_ro_.reset(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  memory_ro_ = base::reopen_for_reading(memory_.get());
   REQUIRE(memory_ro_.valid());
   base_ = static_cast<char*>(mmap(nullptr, kMemory, PROT_READ | PROT_WRITE, MAP_SHARED, memory_.get(), 0));
   platform::PlatformConfig config;

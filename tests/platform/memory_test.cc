@@ -10,6 +10,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "base/host/reopen.h"
 #include "tests/platform/harness.h"
 
 using namespace platform_test;
@@ -107,8 +108,7 @@ TEST_CASE("a host file is mapped for reading, and never written", "[memory]") {
       REQUIRE(pwrite(writable[i].get(), &words[0], 8, 0) == 8);
       REQUIRE(pwrite(writable[i].get(), &words[1], 8, 4096) == 8);
       REQUIRE(ftruncate(writable[i].get(), 3 * 4096) == 0);
-      const std::string path = "/proc/self/fd/" + std::to_string(writable[i].get());
-      files[i] = base::make_ref<base::SharedFd>(base::UniqueFd(open(path.c_str(), O_RDONLY | O_CLOEXEC)));
+      files[i] = base::make_ref<base::SharedFd>(base::reopen_for_reading(writable[i].get()));
     }
     Guest guest(m, touch());
     guest.as->map_file(pages(kData), files[0], 0, kR);
