@@ -135,8 +135,8 @@ struct InPlaceSlot {
 
 // The calls that a stub answers, for counting them. Index 0 counts those that are not listed.
 inline constexpr uint16_t kNotListed = 0xffff;  // Platform::Claims::kOtherCalls
-inline constexpr uint16_t kInPlaceCalls[] = {kNotListed, 0,  1,   4,   5,   6,   7,   13,  14,  19,  20,  24,  39,
-                                            44,         45, 102, 104, 107, 108, 186, 202, 228, 232, 233, 262, 271, 281};
+inline constexpr uint16_t kInPlaceCalls[] = {kNotListed, 0,   1,   2,   3,   4,   5,   6,   7,   8,   13,  14,  17,  19,  20,  21,  24,  39, 44, 45,
+                                            72, 89, 102, 104, 107, 108, 186, 202, 217, 228, 232, 233, 257, 262, 267, 269, 271, 281, 332, 439};
 struct InPlaceIndex {
   static constexpr uint64_t kSize = 512;
   uint8_t of[kSize] = {};
@@ -171,7 +171,7 @@ struct Slot {
   uint32_t frame_offset;  // of the FP state in the slot, in kModeFrame
   uint32_t patience;      // the stub's own: see post()
   // The stub's own word, for statistics: what the sentry does not see happen.
-  uint64_t in_place_count[28];  // by kInPlaceIndex
+  uint64_t in_place_count[48];  // by kInPlaceIndex
   uint64_t in_place_trapped;    // of these, how many came through SIGSYS
   uint64_t slept_count;
   uint64_t woken_at, posted_at;  // time stamps of the last sleep's end and of the last event that rang: hints
