@@ -106,7 +106,7 @@ static_assert(sizeof(PollBlock) <= kPollBlockSize && kStreamBlockSize <= kBlockS
 inline constexpr uint32_t kPollSentryOnly = 7u << 28;
 inline constexpr uint32_t kPollEdge = 1u << 31;
 
-// --- Answers: what stat(2) says of a name ---
+// --- Answers: what stat(2) and others say of a name ---
 //
 // The sentry leaves answers that it gave, or expects to be asked for, in memory of the process that may have them; its stub gives them
 // again as long as the change words say that nothing they depend on has begun to change. The sentry never reads that memory (but
@@ -124,8 +124,15 @@ struct StatAnswer {
   static constexpr uint64_t kMostName = 112;
   static constexpr uint32_t kOfName = 0, kOfFile = 1, kOfPlace = 2;  // change words of an answer, beside kChangedPaths
   static constexpr uint8_t kFollow = 1, kNoFollow = 2;               // in which way of asking it is true
+  // What else it says. kReal: all of it is true for access(2) with the real ids, too. kRights: `access` is there. kTarget: the name is a
+  // link, and behind the name, from the next multiple of 8 on, is where it leads, as long as `size` of `stat` says. kMount: `stat`'s
+  // spare fields tell statx(2) the rest.
+  static constexpr uint8_t kReal = 1, kRights = 2, kTarget = 4, kMount = 8;
+  static constexpr uint8_t kReadOnly = 1;  // of `access`: what writes and is not granted fails with EROFS
   uint32_t version;  // odd while it is written
-  int32_t error;     // 0, or a negative errno
+  int16_t error;     // 0, or a negative errno
+  uint8_t access;    // bit N: access(2) with mode N, 1 to 7, is granted
+  uint8_t says;      // kReal, ...
   uint64_t reader;   // whose answer: InPlaceValues::reader
   uint64_t base;     // where the name begins: kRootBase, kCurrentBase, or the number of a description
   uint64_t paths;    // what the change words were
@@ -133,7 +140,10 @@ struct StatAnswer {
   uint16_t words[3];
   uint8_t name_length;  // 0: the description itself
   uint8_t ways;
-  uint8_t stat[144];  // struct stat
+  // struct stat. With kMount its spare fields, which are zero for who asks, have `pad0`: kHasBtime, kIsMountRoot; `unused`: time of birth
+  // (seconds, nanoseconds), number of the mount.
+  static constexpr uint32_t kHasBtime = 1, kIsMountRoot = 2;
+  uint8_t stat[144];
   char name[kMostName];
 };
 static_assert(sizeof(StatAnswer) == 320);

@@ -80,15 +80,26 @@ bool is_owner_or_capable(const Credentials& c, const InodeOwner& o) {
   return !c.user_ns->parent() || c.user_ns->is_mapped(o.uid);
 }
 
-CredPtr for_access(const Credentials& c) {
+namespace {
+
+// What access(2) asks with: of the real user.
+uint64_t access_capabilities(const Credentials& c) {
   constexpr uint32_t kSecureNoSetuidFixup = 1u << 2;
+  if (c.securebits & kSecureNoSetuidFixup) return c.effective;
+  auto root = c.user_ns->map_uid(abi::Uid(0));
+  return root && c.uid == *root ? c.permitted : 0;
+}
+
+}  // namespace
+
+// access_need_override_creds() of fs/open.c.
+bool access_differs(const Credentials& c) { return c.fsuid != c.uid || c.fsgid != c.gid || c.effective != access_capabilities(c); }
+
+CredPtr for_access(const Credentials& c) {
   auto next = base::make_ref<Credentials>(c);
   next->fsuid = c.uid;
   next->fsgid = c.gid;
-  if (!(c.securebits & kSecureNoSetuidFixup)) {
-    auto root = c.user_ns->map_uid(abi::Uid(0));
-    next->effective = root && c.uid == *root ? c.permitted : 0;
-  }
+  next->effective = access_capabilities(c);
   return next;
 }
 

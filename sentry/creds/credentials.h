@@ -102,6 +102,8 @@ using CredPtr = base::RefPtr<const Credentials>;
 // access(2): file ids are the real ones, and capabilities are those that a root or non-root real user would have
 // (access_override_creds() of fs/open.c).
 CredPtr for_access(const Credentials& c);
+// Whether that makes any difference.
+bool access_differs(const Credentials& c);
 
 // generic_permission() of fs/namei.c on mode bits. `want`: 4 read, 2 write, 1 execute. EACCES.
 struct InodeOwner {

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 #include <string>
 
 #include "sentry/kernel/kernel.h"
@@ -33,6 +34,18 @@ struct NameWords {
     if (!name.empty()) std::memcpy(words.data(), name.data(), name.size());
   }
 };
+
+// StatAnswer::access; nothing where that does not say it all.
+std::optional<uint8_t> access_of(const creds::Credentials& c, const vfs::Stat& s, uint64_t mount_flags) {
+  const uint32_t type = s.mode & abi::kS_IFMT;
+  const bool unwritable = (mount_flags & vfs::kMsRdOnly) && (type == abi::kS_IFREG || type == abi::kS_IFDIR || type == abi::kS_IFLNK);
+  if (type == abi::kS_IFREG && (mount_flags & vfs::kMsNoExec)) return std::nullopt;
+  uint8_t access = unwritable ? StatAnswer::kReadOnly : 0;
+  const creds::InodeOwner owner{s.uid, s.gid, s.mode};
+  for (unsigned want = 1; want < 8; ++want)
+    if (!(unwritable && (want & 2)) && creds::check_permission(c, owner, want)) access |= static_cast<uint8_t>(1u << want);
+  return access;
+}
 
 }  // namespace
 
@@ -80,6 +93,8 @@ void StatAnswers::put(const Answer& answer) {
   __atomic_store_n(&to.version, version_ - 1, __ATOMIC_RELAXED);
   __atomic_thread_fence(__ATOMIC_RELEASE);
   to.error = answer.error;
+  to.access = answer.access;
+  to.says = answer.says;
   to.reader = answer.reader;
   to.base = answer.base;
   to.paths = answer.paths;
@@ -90,7 +105,12 @@ void StatAnswers::put(const Answer& answer) {
   to.name_length = static_cast<uint8_t>(answer.name.size());
   to.ways = answer.ways;
   if (answer.stat) std::memcpy(to.stat, answer.stat, sizeof to.stat);
-  std::memcpy(to.name, name.words.data(), (answer.name.size() + 7) & ~size_t{7});
+  const size_t target_at = (answer.name.size() + 7) & ~size_t{7};
+  std::memcpy(to.name, name.words.data(), target_at);
+  if (!answer.target.empty() && answer.target.size() <= StatAnswer::kMostName - target_at) {
+    std::memcpy(to.name + target_at, answer.target.data(), answer.target.size());
+    to.says |= StatAnswer::kTarget;
+  }
   __atomic_store_n(&to.version, version_, __ATOMIC_RELEASE);
   // Of the two the one whose answer is older.
   uint32_t slot = in_place::slot_of(hash);
@@ -162,27 +182,44 @@ StatAsker::StatAsker(Task& task) : task_(task) {
   p.context->set_reader(p.reader);
 }
 
-void StatAsker::put(uint64_t base, std::string_view name, uint8_t ways, uint64_t directory, const vfs::Stat* stat) {
-  StatAnswers::Answer answer = {.reader = task_.priv().reader, .base = base, .name = name, .ways = ways, .error = 0, .stat = nullptr, .paths = 0,
-                                .words = {}, .changes = {}};
+StatAsker::Place StatAsker::Place::of(const vfs::Path& path) {
+  return {path.mount->id(), path.mount->flags(), path.dentry == path.mount->root()};
+}
+
+void StatAsker::put(uint64_t base, std::string_view name, uint8_t ways, uint64_t directory, const vfs::Stat* stat, const Place* place,
+                    std::string_view target) {
+  StatAnswers::Answer answer = {.reader = task_.priv().reader, .base = base, .name = name, .ways = ways, .says = 0, .access = 0, .error = 0,
+                                .stat = nullptr, .target = target, .paths = 0, .words = {}, .changes = {}};
   answer.words[StatAnswer::kOfName] = vfs::change_word(directory);
   answer.words[StatAnswer::kOfFile] = stat ? vfs::change_word(stat->inode) : answer.words[StatAnswer::kOfName];
   answer.words[StatAnswer::kOfPlace] = vfs::change_word(task_.fs().number());
   answer.paths = vfs::change_count(vfs::kChangedPaths);
   for (size_t i = 0; i < answer.words.size(); ++i) answer.changes[i] = vfs::change_count(answer.words[i]);
   if (!quiet_.lasts()) return;
+  if (!creds::access_differs(task_.creds())) answer.says |= StatAnswer::kReal;
   abi::StatX86 user;
   if (stat) {
     user = stat_for_user(*task_.creds().user_ns, *stat);
     answer.stat = &user;
+    if (target.size() != stat->size) answer.target = {};
   } else {
-    answer.error = -static_cast<int32_t>(abi::Errno::kENOENT);
+    answer.error = -static_cast<int16_t>(abi::Errno::kENOENT);
+  }
+  if (stat && place) {
+    if (const auto access = access_of(task_.creds(), *stat, place->mount_flags)) {
+      answer.says |= StatAnswer::kRights;
+      answer.access = *access;
+    }
+    answer.says |= StatAnswer::kMount;
+    user.pad0 = (stat->btime ? StatAnswer::kHasBtime : 0) | (place->is_mount_root ? StatAnswer::kIsMountRoot : 0);
+    if (stat->btime) user.unused[0] = stat->btime->sec, user.unused[1] = stat->btime->nsec;
+    user.unused[2] = static_cast<int64_t>(place->mount_id);
   }
   answers_->put(answer);
 }
 
-void StatAsker::keep(vfs::FileDescription* from, abi::Fd fd, std::string_view path, Link link,
-                     const base::Result<vfs::PathStat>& found) {
+void StatAsker::keep(vfs::FileDescription* from, abi::Fd fd, std::string_view path, Link link, const base::Result<vfs::PathStat>& found,
+                     std::string_view target) {
   if (!answers_ || !record_.told || path.empty() || (!found && found.error() != abi::Errno::kENOENT)) return;
   uint64_t base = path.front() == '/' ? in_place::kRootBase : in_place::kCurrentBase;
   if (path.front() != '/' && from) {
@@ -192,12 +229,17 @@ void StatAsker::keep(vfs::FileDescription* from, abi::Fd fd, std::string_view pa
   // The two ways of asking differ where the last name is a link.
   uint8_t ways = StatAnswer::kFollow | StatAnswer::kNoFollow;
   const bool is_link = found && (found->stat.mode & abi::kS_IFMT) == abi::kS_IFLNK;
-  if (!found || is_link || record_.followed) ways = link == Link::kFollow ? StatAnswer::kFollow : StatAnswer::kNoFollow;
-  put(base, path, ways, record_.directory ? number_of(*record_.directory) : 0, found ? &found->stat : nullptr);
-  if (found && record_.directory && !record_.followed && path.back() != '/') keep_siblings(base, path, StatAnswers::Asked::kName);
+  if (is_link || record_.followed) ways = link == Link::kFollow ? StatAnswer::kFollow : StatAnswer::kNoFollow;
+  const uint64_t directory = record_.directory ? number_of(*record_.directory) : 0;
+  if (!found) return put(base, path, ways, directory, nullptr);
+  const Place place{found->mount_id, found->mount_flags, found->is_mount_root};
+  put(base, path, ways, directory, &found->stat, &place, target);
+  // What is on a mount point says nothing of the mount that its name is in.
+  if (record_.directory && !record_.followed && path.back() != '/')
+    keep_siblings(base, path, StatAnswers::Asked::kName, found->is_mount_root ? nullptr : &place);
 }
 
-void StatAsker::keep_siblings(uint64_t base, std::string_view path, StatAnswers::Asked asked) {
+void StatAsker::keep_siblings(uint64_t base, std::string_view path, StatAnswers::Asked asked, const Place* place) {
   const size_t slash = path.rfind('/');
   const std::string_view above = path.substr(0, slash == path.npos ? 0 : slash + 1), last = path.substr(above.size());
   const uint64_t directory = number_of(*record_.directory);
@@ -215,7 +257,7 @@ void StatAsker::keep_siblings(uint64_t base, std::string_view path, StatAnswers:
     name.resize(above.size());
     name += sibling;
     const bool is_link = (stat.mode & abi::kS_IFMT) == abi::kS_IFLNK;
-    put(base, name, is_link ? StatAnswer::kNoFollow : StatAnswer::kFollow | StatAnswer::kNoFollow, directory, &stat);
+    put(base, name, is_link ? StatAnswer::kNoFollow : StatAnswer::kFollow | StatAnswer::kNoFollow, directory, &stat, place);
     ++put_ahead;
   });
   answers_->count_ahead(key, put_ahead, next);
@@ -226,7 +268,8 @@ void StatAsker::keep_description(vfs::FileDescription& file, abi::Fd fd, const v
   constexpr uint32_t kOpens = 64;
   task_.priv().opens_kept = kOpens;
   if (!answers_ || !inode.tells_changes() || (!inode.is_regular() && !inode.is_dir())) return;
-  put(file.number(), {}, StatAnswer::kFollow | StatAnswer::kNoFollow, 0, &stat);
+  const Place place = Place::of(file.path());
+  put(file.number(), {}, StatAnswer::kFollow | StatAnswer::kNoFollow, 0, &stat, &place);
   task_.fds().show_description(task_.mm(), fd, file);
 }
 
@@ -234,7 +277,9 @@ void StatAsker::keep_listed(vfs::FileDescription& directory) {
   // Who may list it may not yet ask for what is in it.
   if (!answers_ || !directory.inode().tells_changes() || !directory.inode().permission(task_, 1)) return;
   record_.directory = directory.path().dentry;
-  keep_siblings(directory.number(), {}, StatAnswers::Asked::kListing);
+  Place place = Place::of(directory.path());
+  place.is_mount_root = false;
+  keep_siblings(directory.number(), {}, StatAnswers::Asked::kListing, &place);
 }
 
 void StatAsker::keep_opened(vfs::FileDescription& file, abi::Fd fd) {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// StatAnswers: what stubs answer stat(2) with (platform/interface/in_place_io.h), and StatAsker: one call that may leave an answer.
+// StatAnswers: what stubs answer stat(2) and other questions about paths with (platform/interface/in_place_io.h), and StatAsker: one
+// call that may leave an answer.
 //
 // Each call that comes here leaves its answer, where all that it depends on tells of its changes. Who asks for a second name of a
 // directory gets answers for those that follow it too: twice as many each time, as long as they are asked for.
@@ -33,9 +34,10 @@ class StatAnswers final : public base::RefCounted {
   struct Answer {
     uint64_t reader, base;
     std::string_view name;
-    uint8_t ways;
-    int32_t error;
+    uint8_t ways, says, access;
+    int16_t error;
     const abi::StatX86* stat;  // when error is 0
+    std::string_view target;   // of a link; left out when it is too long
     uint64_t paths;
     std::array<uint32_t, 3> words;
     std::array<uint64_t, 3> changes;
@@ -84,8 +86,10 @@ class StatAsker {
   // Null where nothing would be kept.
   vfs::WalkRecord* record() { return answers_ ? &record_ : nullptr; }
   // The walk of `path` from `from` (null: the working directory or, for an absolute path, the root) said this. `fd` is its number.
+  // `target`: where it leads, when it is a link and that is known.
   enum class Link : uint8_t { kFollow, kNoFollow };
-  void keep(vfs::FileDescription* from, abi::Fd fd, std::string_view path, Link link, const base::Result<vfs::PathStat>& found);
+  void keep(vfs::FileDescription* from, abi::Fd fd, std::string_view path, Link link, const base::Result<vfs::PathStat>& found,
+            std::string_view target = {});
   void keep_description(vfs::FileDescription& file, abi::Fd fd, const vfs::Stat& stat);
   // Of a file that was just opened.
   void keep_opened(vfs::FileDescription& file, abi::Fd fd);
@@ -93,8 +97,15 @@ class StatAsker {
   void keep_listed(vfs::FileDescription& directory);
 
  private:
-  void put(uint64_t base, std::string_view name, uint8_t ways, uint64_t directory, const vfs::Stat* stat);
-  void keep_siblings(uint64_t base, std::string_view path, StatAnswers::Asked asked);
+  // Beside its attributes, what is known of a file.
+  struct Place {
+    uint64_t mount_id, mount_flags;
+    bool is_mount_root;
+    static Place of(const vfs::Path& path);
+  };
+  void put(uint64_t base, std::string_view name, uint8_t ways, uint64_t directory, const vfs::Stat* stat, const Place* place = nullptr,
+           std::string_view target = {});
+  void keep_siblings(uint64_t base, std::string_view path, StatAnswers::Asked asked, const Place* place);
 
   Task& task_;
   base::RefPtr<StatAnswers> answers_;

@@ -151,22 +151,46 @@ Result<void> sys_symlinkat(Task& task, UserCString target, int32_t dirfd, UserCS
 }
 Result<void> sys_symlink(Task& task, UserCString target, UserCString path) { return sys_symlinkat(task, target, kAtFdcwd, path); }
 
-Result<size_t> sys_readlinkat(Task& task, int32_t dirfd, UserCString path, Addr buffer, int32_t size) {
-  if (size <= 0) return err(kEINVAL);
-  const std::string text = TRY(task.read_path(path));
-  vfs::Path found;
-  if (text.empty() && dirfd != kAtFdcwd) {
-    found = TRY(task.get_file(Fd(dirfd)))->path();
-  } else {
-    if (text.empty()) return err(kENOENT);
-    found = TRY(vfs::walk(task, TRY(start_of(task, dirfd, text)), text, 0)).path;
-    if (found.dentry->is_negative()) return err(kENOENT);
-  }
-  if (!found.inode().is_symlink()) return err(text.empty() ? kENOENT : kEINVAL);
-  const std::string target = TRY(found.inode().readlink(task));
+namespace {
+
+Result<size_t> copy_target(Task& task, std::string_view target, Addr buffer, int32_t size) {
   const size_t n = std::min(target.size(), static_cast<size_t>(size));
   TRY(task.user_memory().copy_out(buffer, target.data(), n));
   return n;
+}
+
+}  // namespace
+
+Result<size_t> sys_readlinkat(Task& task, int32_t dirfd, UserCString path, Addr buffer, int32_t size) {
+  if (size <= 0) return err(kEINVAL);
+  memory::UserPath user;
+  TRY(user.read(task.user_memory(), path));
+  const std::string_view text = user.text();
+  if (text.empty()) {
+    if (dirfd == kAtFdcwd) return err(kENOENT);
+    const vfs::Path named = TRY(task.get_file(Fd(dirfd)))->path();
+    if (!named.inode().is_symlink()) return err(kENOENT);
+    return copy_target(task, TRY(named.inode().readlink(task)), buffer, size);
+  }
+  kernel::StatAsker asker(task);
+  RefPtr<vfs::FileDescription> from;
+  const vfs::Path start = TRY(start_of(task, dirfd, text, &from));
+  // Mostly it is no link (realpath(3) asks of each part of a path), and then that is what is kept.
+  Result<vfs::PathStat> known = err(kENOENT);
+  using enum kernel::StatAsker::Link;
+  if (vfs::WalkRecord* record = asker.record()) {
+    known = vfs::walk_stat(task, start, text, 0, record);
+    if (!known || (known->stat.mode & abi::kS_IFMT) != abi::kS_IFLNK) {
+      asker.keep(from.get(), Fd(dirfd), text, kNoFollow, known);
+      return err(known ? kEINVAL : known.error());
+    }
+  }
+  const vfs::Path found = TRY(vfs::walk(task, start, text, 0)).path;
+  if (found.dentry->is_negative()) return err(kENOENT);
+  if (!found.inode().is_symlink()) return err(kEINVAL);
+  const std::string target = TRY(found.inode().readlink(task));
+  if (known) asker.keep(from.get(), Fd(dirfd), text, kNoFollow, known, target);
+  return copy_target(task, target, buffer, size);
 }
 Result<size_t> sys_readlink(Task& task, UserCString path, Addr buffer, int32_t size) {
   return sys_readlinkat(task, kAtFdcwd, path, buffer, size);

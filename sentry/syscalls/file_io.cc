@@ -143,7 +143,7 @@ Result<vfs::PathStat> stat_at(Task& task, int32_t dirfd, UserCString user_path, 
   if (at.is_descriptor) {
     const auto file = TRY(task.get_file(Fd(dirfd)));
     const vfs::Path& path = file->path();
-    vfs::PathStat found{TRY(path.inode().stat(task)), path.mount->id(), path.dentry == path.mount->root()};
+    vfs::PathStat found{TRY(path.inode().stat(task)), path.mount->id(), path.mount->flags(), path.dentry == path.mount->root()};
     if (asker) asker->keep_description(*file, Fd(dirfd), found.stat);
     return found;
   }

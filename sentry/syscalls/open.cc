@@ -22,6 +22,17 @@ constexpr uint64_t kKnownOpenFlags = vfs::kO_ACCMODE | vfs::kO_CREAT | vfs::kO_E
                                      vfs::kO_CLOEXEC | vfs::kO_PATH | vfs::kO_TMPFILE;
 constexpr uint32_t kTmpfileBit = vfs::kO_TMPFILE & ~vfs::kO_DIRECTORY;
 
+// A name that is not there is often looked for again.
+void keep_missing(Task& task, vfs::FileDescription* from, int32_t dirfd, const vfs::Path& start, std::string_view path, uint32_t flags) {
+  kernel::StatAsker asker(task);
+  vfs::WalkRecord* record = asker.record();
+  if (!record || (flags & (vfs::kO_CREAT | kTmpfileBit))) return;
+  using enum kernel::StatAsker::Link;
+  const auto link = flags & vfs::kO_NOFOLLOW ? kNoFollow : kFollow;
+  const auto found = vfs::walk_stat(task, start, path, link == kFollow ? uint32_t{vfs::kLookupFollow} : 0, record);
+  if (!found) asker.keep(from, Fd(dirfd), path, link, found);
+}
+
 Result<Fd> do_open(Task& task, int32_t dirfd, UserCString user_path, uint32_t flags, uint32_t mode, uint32_t lookup_flags) {
   memory::UserPath user;
   TRY(user.read(task.user_memory(), user_path));
@@ -29,9 +40,16 @@ Result<Fd> do_open(Task& task, int32_t dirfd, UserCString user_path, uint32_t fl
   if (path.empty()) return err(kENOENT);
   // A scoped walk begins at dirfd even when the path is absolute: path_init() of fs/namei.c.
   const bool scoped = (lookup_flags & (vfs::kLookupInRoot | vfs::kLookupBeneath)) != 0;
-  const vfs::Path start = TRY(start_of(task, dirfd, scoped ? "." : path));
+  RefPtr<vfs::FileDescription> from;
+  const vfs::Path start = TRY(start_of(task, dirfd, scoped ? "." : path, &from));
+  const bool plain = lookup_flags == 0;
   if (!scoped && path.front() == '/') lookup_flags |= vfs::kLookupStartIsRoot;
-  auto file = TRY(vfs::open_at(task, start, path, flags, mode & 07777 & ~task.umask(), lookup_flags));
+  auto opened = vfs::open_at(task, start, path, flags, mode & 07777 & ~task.umask(), lookup_flags);
+  if (!opened) {
+    if (plain && opened.error() == kENOENT) keep_missing(task, from.get(), dirfd, start, path, flags);
+    return err(opened.error());
+  }
+  RefPtr<vfs::FileDescription> file = std::move(*opened);
   if (!kernel::stats_what_it_opens(task)) return task.install_fd(std::move(file), (flags & vfs::kO_CLOEXEC) != 0);
   // Most programs ask for the size next.
   const Fd fd = TRY(task.install_fd(RefPtr<vfs::FileDescription>(file), (flags & vfs::kO_CLOEXEC) != 0));

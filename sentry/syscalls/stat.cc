@@ -80,7 +80,8 @@ Result<void> sys_statx(Task& task, int32_t dirfd, UserCString path, uint32_t fla
   constexpr uint32_t kSyncType = 0x6000, kReserved = 0x80000000;
   if ((mask & kReserved) || (flags & kSyncType) == kSyncType) return err(kEINVAL);
   if (flags & ~(kAtSymlinkNofollow | kAtNoAutomount | kAtEmptyPath | kSyncType)) return err(kEINVAL);
-  const vfs::PathStat found = TRY(stat_at(task, dirfd, path, flags));
+  kernel::StatAsker asker(task);
+  const vfs::PathStat found = TRY(stat_at(task, dirfd, path, flags, &asker));
   return task.write(out, to_statx(task, found.stat, found.mount_id, found.is_mount_root));
 }
 
@@ -132,11 +133,18 @@ namespace {
 Result<void> do_access(Task& task, int32_t dirfd, UserCString path, uint32_t mode, uint32_t flags) {
   if ((mode & ~7u) != 0 || (flags & ~(kAtSymlinkNofollow | kAtEaccess | kAtEmptyPath)) != 0) return err(kEINVAL);
   const creds::Credentials& own = task.creds();
-  const bool swap = !(flags & kAtEaccess) && (own.uid != own.fsuid || own.gid != own.fsgid || own.uid != own.euid);
+  const bool swap = !(flags & kAtEaccess) && creds::access_differs(own);
   creds::CredPtr saved;
   if (swap) {
     saved = task.credentials();
     task.override_credentials(creds::for_access(own));
+  } else {
+    kernel::StatAsker asker(task);
+    if (asker.record()) {
+      const auto known = stat_at(task, dirfd, path, flags & (kAtSymlinkNofollow | kAtEmptyPath), &asker);
+      if (!known) return err(known.error());
+      if (mode == 0) return {};
+    }
   }
   Result<void> result = [&]() -> Result<void> {
     const vfs::Path found = TRY(lookup_at(task, dirfd, path, flags & (kAtSymlinkNofollow | kAtEmptyPath)));

@@ -131,7 +131,7 @@ base::Result<PathResult> walk(OpContext& ctx, const Path& start, std::string_vie
 // walk() and stat() of what was found; it is not cached for that alone.
 struct PathStat {
   Stat stat;
-  uint64_t mount_id = 0;
+  uint64_t mount_id = 0, mount_flags = 0;
   bool is_mount_root = false;
 };
 // What a walk depended on, for who keeps its answer.

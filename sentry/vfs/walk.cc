@@ -87,9 +87,9 @@ base::Result<PathStat> Walker::stat(std::string_view path) {
   stay_at(start_);
   if (!path.empty()) TRY(components(path));
   if (record_) record_->told = record_->told && mount_->fs().tells_changes() && (peeked_ || dentry_->is_negative() || inode().tells_changes());
-  if (peeked_) return PathStat{std::move(*peeked_), mount_->id(), false};
+  if (peeked_) return PathStat{std::move(*peeked_), mount_->id(), mount_->flags(), false};
   if (dentry_->is_negative()) return base::err(kENOENT);
-  return PathStat{TRY(inode().stat(ctx_)), mount_->id(), dentry_ == mount_->root().get()};
+  return PathStat{TRY(inode().stat(ctx_)), mount_->id(), mount_->flags(), dentry_ == mount_->root().get()};
 }
 
 base::Result<void> Walker::begin(std::string_view& path) {

@@ -1,28 +1,92 @@
 // SPDX-License-Identifier: Apache-2.0
-// stat(2) of names that were asked for before: whatever changes, and whoever changes it, the next answer shows it. statx(2) is what
-// the answers are compared with.
+// stat(2), readlink(2), access(2) and failing open(2) of names that were asked for before: whatever changes, and whoever changes it, the
+// next answer shows it. They are compared with what is said of the same name in more letters.
 #include "kit.h"
 
 #include <grp.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <sys/fsuid.h>
 #include <sys/mount.h>
+#include <sys/sysmacros.h>
 #include <sys/xattr.h>
+
+// The same name in so many letters that no answer is kept for it: what is asked for by it is asked of whoever knows.
+static const char *longer(const char *path, char out[512]) {
+  char *at = out;
+  *at = 0;
+  if (*path == 0) return path;
+  if (*path == '/') at = stpcpy(at, "/");
+  for (int i = 0; i < 60; ++i) at = stpcpy(at, "./");
+  strcpy(at, *path == '/' ? path + 1 : path);
+  return out;
+}
 
 static int same_stat(const struct stat *s, const struct statx *x) {
   return s->st_ino == x->stx_ino && s->st_mode == x->stx_mode && s->st_nlink == x->stx_nlink && s->st_uid == x->stx_uid &&
          s->st_gid == x->stx_gid && (uint64_t)s->st_size == x->stx_size && (uint64_t)s->st_blocks == x->stx_blocks &&
          s->st_mtim.tv_sec == x->stx_mtime.tv_sec && s->st_mtim.tv_nsec == x->stx_mtime.tv_nsec &&
-         s->st_ctim.tv_sec == x->stx_ctime.tv_sec && s->st_ctim.tv_nsec == x->stx_ctime.tv_nsec;
+         s->st_ctim.tv_sec == x->stx_ctime.tv_sec && s->st_ctim.tv_nsec == x->stx_ctime.tv_nsec &&
+         s->st_atim.tv_sec == x->stx_atime.tv_sec && s->st_atim.tv_nsec == x->stx_atime.tv_nsec &&
+         s->st_dev == makedev(x->stx_dev_major, x->stx_dev_minor) && s->st_rdev == makedev(x->stx_rdev_major, x->stx_rdev_minor) &&
+         s->st_blksize == x->stx_blksize;
+}
+static int agree_stat(int dirfd, const char *path, const char *same, int flags) {
+  struct statx x, y;
+  struct stat s;
+  memset(&s, 1, sizeof s), memset(&x, 2, sizeof x), memset(&y, 3, sizeof y);
+  const int a = fstatat(dirfd, path, &s, flags) == 0 ? 0 : errno;
+  const int b = statx(dirfd, same, flags, STATX_BASIC_STATS | STATX_BTIME | STATX_MNT_ID, &x) == 0 ? 0 : errno;
+  const int c = statx(dirfd, path, flags, STATX_BASIC_STATS | STATX_BTIME | STATX_MNT_ID, &y) == 0 ? 0 : errno;
+  if (a == b && a == c && (a != 0 || (same_stat(&s, &x) && memcmp(&x, &y, sizeof x) == 0))) return 1;
+  fprintf(stderr, "%d %s %x: errno %d, %d and %d, size %lld and %lld\n", dirfd, path, flags, a, b, c, (long long)s.st_size, (long long)x.stx_size);
+  return 0;
+}
+static int agree_link(int dirfd, const char *path, const char *same) {
+  char x[64] = "", y[64] = "";
+  const size_t size = *path % 2 != 0 ? sizeof x - 1 : 3;
+  const int a = readlinkat(dirfd, path, x, size), b = a < 0 ? errno : 0;
+  const int c = readlinkat(dirfd, same, y, size), d = c < 0 ? errno : 0;
+  if (a == c && b == d && memcmp(x, y, sizeof x) == 0) return 1;
+  fprintf(stderr, "readlink %d %s: %d %d %s, and %d %d %s\n", dirfd, path, a, b, x, c, d, y);
+  return 0;
+}
+static int agree_open(int dirfd, const char *path, const char *same, int flags) {
+  const int x = openat(dirfd, path, flags | O_NONBLOCK | O_CLOEXEC), a = x < 0 ? errno : 0;
+  const int y = openat(dirfd, same, flags | O_NONBLOCK | O_CLOEXEC), b = y < 0 ? errno : 0;
+  if (x >= 0) close(x);
+  if (y >= 0) close(y);
+  if (a == b) return 1;
+  fprintf(stderr, "open %d %s %x: errno %d and %d\n", dirfd, path, flags, a, b);
+  return 0;
+}
+static int agree_access(int dirfd, const char *path, const char *same, int mode, int flags) {
+  const int a = syscall(SYS_faccessat, dirfd, path, mode) == 0 ? 0 : errno;
+  const int b = syscall(SYS_faccessat, dirfd, same, mode) == 0 ? 0 : errno;
+  const int c = syscall(SYS_faccessat2, dirfd, path, mode, flags) == 0 ? 0 : errno;
+  const int d = syscall(SYS_faccessat2, dirfd, same, mode, flags) == 0 ? 0 : errno;
+  if (a == b && c == d) return 1;
+  fprintf(stderr, "access %d %s %d %x: errno %d and %d, %d and %d\n", dirfd, path, mode, flags, a, b, c, d);
+  return 0;
+}
+enum { kWays = 5 };
+static int agree_in(int way, int dirfd, const char *path, int flags) {
+  static int modes;  // one after the other
+  char text[512];
+  const char *same = longer(path, text);
+  const int mode = modes++ % 8, nofollow = flags & AT_SYMLINK_NOFOLLOW;
+  switch (way) {
+    case 0: return agree_stat(dirfd, path, same, flags);
+    case 1: return *path == 0 || agree_link(dirfd, path, same);
+    case 2: return *path == 0 || agree_open(dirfd, path, same, O_RDONLY | (nofollow ? O_NOFOLLOW : 0));
+    case 3: return *path == 0 || agree_open(dirfd, path, same, O_PATH | (nofollow ? O_NOFOLLOW : O_DIRECTORY));
+    default: return *path == 0 || agree_access(dirfd, path, same, mode, nofollow | (mode & 1 ? 0 : AT_EACCESS));
+  }
 }
 static int agree(int dirfd, const char *path, int flags) {
-  struct statx x;
-  struct stat s;
-  const int a = fstatat(dirfd, path, &s, flags) == 0 ? 0 : errno;
-  const int b = statx(dirfd, path, flags, STATX_BASIC_STATS, &x) == 0 ? 0 : errno;
-  if (a == b && (a != 0 || same_stat(&s, &x))) return 1;
-  fprintf(stderr, "%d %s %x: errno %d and %d, size %lld and %lld\n", dirfd, path, flags, a, b, (long long)s.st_size, (long long)x.stx_size);
-  return 0;
+  int good = 1;
+  for (int way = 0; way < kWays; ++way) good &= agree_in(way, dirfd, path, flags);
+  return good;
 }
 
 static const char *const kPaths[] = {"f", "g", "none", "d", "d/a", "d/b", "d/none", "l", "l/a", "s", "d/../f", "./g", "d/sub", "d/sub/x", "dangling"};
@@ -263,18 +327,25 @@ static void writer(struct shared *s, int steps) {
 }
 static void reader(struct shared *s) {
   struct stat st;
-  char name[32];
+  char name[32], link[8];
+  int fd = -1;
   while (!atomic_load(&s->step) && !atomic_load(&s->bad)) {
     const int size = atomic_load(&s->size);
     if (stat("grows", &st) != 0 ? size > 0 : st.st_size < size) atomic_store(&s->bad, 3);
     const int made = atomic_load(&s->made);
     for (int i = made; i <= made + 4; ++i) {
       snprintf(name, sizeof name, "made/%d", i);
-      if (i > 0 && stat(name, &st) != 0 && i <= made && atomic_load(&s->made) < i + 3) atomic_store(&s->bad, 4);
+      if (i <= 0) continue;
+      const int missing = i % 4 == 0   ? stat(name, &st) != 0
+                          : i % 4 == 1 ? readlink(name, link, sizeof link) < 0 && errno == ENOENT
+                          : i % 4 == 2 ? access(name, R_OK) != 0
+                                       : (fd = open(name, O_RDONLY)) < 0;
+      if (fd >= 0) close(fd), fd = -1;
+      if (missing && i <= made && atomic_load(&s->made) < i + 3) atomic_store(&s->bad, 4);
     }
     if (made > 8) {
       snprintf(name, sizeof name, "made/%d", made - 5);
-      if (stat(name, &st) == 0) atomic_store(&s->bad, 5);
+      if (stat(name, &st) == 0 || access(name, F_OK) == 0 || open(name, O_RDONLY) >= 0) atomic_store(&s->bad, 5);
     }
   }
 }
@@ -329,6 +400,219 @@ TEST(stat_again_random) {
       }
       default: break;
     }
-    for (int k = 0; k < 8; ++k) ASSERT_TRUE(agree(AT_FDCWD, names[rand_r(&seed) % n], rand_r(&seed) & 1 ? AT_SYMLINK_NOFOLLOW : 0));
+    for (int k = 0; k < 12; ++k)
+      ASSERT_TRUE(agree_in(rand_r(&seed) % kWays, AT_FDCWD, names[rand_r(&seed) % n], rand_r(&seed) & 1 ? AT_SYMLINK_NOFOLLOW : 0));
   }
+}
+
+TEST(readlink_again) {
+  char buffer[256], target[256], name[256];
+  make_tree();
+  for (int i = 0; i < 30; ++i) {
+    EXPECT_ERR(readlink("f", buffer, sizeof buffer), EINVAL);
+    EXPECT_ERR(readlink("none", buffer, sizeof buffer), ENOENT);
+  }
+  // The size comes first, then the path; the buffer last.
+  EXPECT_ERR(syscall(SYS_readlink, "none", buffer, 0), EINVAL);
+  EXPECT_ERR(syscall(SYS_readlink, "s", buffer, -1), EINVAL);
+  EXPECT_ERR(syscall(SYS_readlink, "none", buffer, 1ul << 32), EINVAL);
+  EXPECT_ERR(syscall(SYS_readlink, 1, buffer, 0), EINVAL);
+  EXPECT_ERR(syscall(SYS_readlink, 1, buffer, 10), EFAULT);
+  EXPECT_ERR(syscall(SYS_readlink, "none", 1, 10), ENOENT);
+  EXPECT_ERR(syscall(SYS_readlink, "f", 1, 10), EINVAL);
+  EXPECT_ERR(syscall(SYS_readlink, "s", 1, 10), EFAULT);
+  EXPECT_ERR(syscall(SYS_readlink, "s", ~0ul, 10), EFAULT);
+  EXPECT_ERR(readlink("", buffer, 10), ENOENT);
+  EXPECT_ERR(readlink("f/", buffer, 10), ENOTDIR);
+  EXPECT_ERR(readlink("f/x", buffer, 10), ENOTDIR);
+  EXPECT_ERR(readlink("l/", buffer, 10), EINVAL);
+  EXPECT_ERR(readlink("d/", buffer, 10), EINVAL);
+  EXPECT_ERR(readlink("none/", buffer, 10), ENOENT);
+  EXPECT_ERR(readlink("none/x", buffer, 10), ENOENT);
+  EXPECT_ERR(readlinkat(dir_fd, "", buffer, 10), ENOENT);
+  EXPECT_ERR(readlinkat(999, "f", buffer, 10), EBADF);
+  int on_link = OK(open("s", O_PATH | O_NOFOLLOW));
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(readlinkat(on_link, "", buffer, 10), 1);
+  // Targets of any length, into buffers of any size.
+  for (int n = 1; n < 250; ++n) {
+    memset(target, 'a' + n % 26, n), target[n] = 0;
+    snprintf(name, sizeof name, "link%.*s", n % 50, "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx");
+    OK(symlink(target, name));
+    for (int i = 0; i < 4; ++i) {
+      struct stat st;
+      memset(buffer, '#', sizeof buffer);
+      const int size = i < 2 ? 255 : i == 2 ? n : (n + 1) / 2, told = n < size ? n : size;
+      EXPECT_EQ(readlink(name, buffer, size), told);
+      ASSERT_TRUE(memcmp(buffer, target, told) == 0 && buffer[told] == '#');
+      if (i == 0) OK(lstat(name, &st));
+    }
+    OK(unlink(name));
+    EXPECT_ERR(readlink(name, buffer, sizeof buffer), ENOENT);
+  }
+  // Another link in its place.
+  OK(symlink("first", "turns"));
+  for (int i = 0; i < 20; ++i) {
+    EXPECT_EQ(readlink("turns", buffer, sizeof buffer), i % 2 == 0 ? 5 : 6);
+    EXPECT_EQ(readlink("turns", buffer, sizeof buffer), i % 2 == 0 ? 5 : 6);
+    IN_CHILD(child, OK(symlink(i % 2 == 0 ? "second" : "first", "new")); OK(rename("new", "turns")));
+    EXPECT_EXIT(child, 0);
+  }
+  OK(unlink("turns"));
+  kit_write_file("turns", "");
+  EXPECT_ERR(readlink("turns", buffer, sizeof buffer), EINVAL);
+}
+
+// What is said of the flags comes before what is said of the name.
+TEST(open_again_missing) {
+  make_tree();
+  for (int i = 0; i < 30; ++i) {
+    EXPECT_ERR(open("none", O_RDONLY), ENOENT);
+    EXPECT_ERR(openat(dir_fd, "none", O_RDWR | O_CLOEXEC), ENOENT);
+  }
+  static const int plain[] = {O_RDONLY, O_WRONLY, O_RDWR, O_ACCMODE, O_TRUNC, O_APPEND, O_DIRECTORY, O_NOFOLLOW, O_PATH, O_NOATIME, O_SYNC, O_EXCL, O_NOCTTY, O_ASYNC, 1 << 30};
+  for (size_t i = 0; i < sizeof plain / sizeof *plain; ++i) {
+    EXPECT_ERR(syscall(SYS_open, "none", plain[i], 0), ENOENT);
+    EXPECT_ERR(syscall(SYS_openat, dir_fd, "none", plain[i], 0), ENOENT);
+    EXPECT_ERR(syscall(SYS_openat, 999, absolute[0] ? "/none/none" : "", plain[i], 0), ENOENT);
+    EXPECT_ERR(syscall(SYS_openat, 999, "none", plain[i], 0), EBADF);
+  }
+  EXPECT_ERR(syscall(SYS_open, "none", O_TMPFILE & ~O_DIRECTORY, 0), EINVAL);
+  EXPECT_ERR(syscall(SYS_open, "none", O_TMPFILE | O_RDONLY, 0600), EINVAL);
+  EXPECT_ERR(syscall(SYS_open, "none", O_TMPFILE | O_RDWR, 0600), ENOENT);
+  EXPECT_ERR(open("none/", O_RDONLY), ENOENT);
+  EXPECT_ERR(open("", O_RDONLY), ENOENT);
+  EXPECT_ERR(open("f/none", O_RDONLY), ENOTDIR);
+  EXPECT_ERR(open("dangling", O_RDONLY), ENOENT);
+  EXPECT_ERR(open("dangling", O_RDONLY | O_NOFOLLOW), ELOOP);
+  close(OK(open("none", O_WRONLY | O_CREAT, 0600)));
+  close(OK(open("none", O_RDONLY)));
+  OK(unlink("none"));
+  EXPECT_ERR(open("none", O_RDONLY), ENOENT);
+  IN_CHILD(child, kit_write_file("none", "x"); kit_write_file("nowhere", "y"));
+  EXPECT_EXIT(child, 0);
+  close(OK(open("none", O_RDONLY)));
+  close(OK(openat(AT_FDCWD, "dangling", O_RDONLY)));
+  // A missing directory in the middle that comes as a link, and the whole by a rename.
+  for (int i = 0; i < 5; ++i) {
+    EXPECT_ERR(open("mid/a", O_RDONLY), ENOENT);
+    EXPECT_ERR(access("d3/a", F_OK), ENOENT);
+  }
+  OK(symlink("d", "mid"));
+  close(OK(open("mid/a", O_RDONLY)));
+  OK(rename("d", "d3"));
+  OK(access("d3/a", F_OK));
+  EXPECT_ERR(open("mid/a", O_RDONLY), ENOENT);
+}
+
+static void expect_access(const char *path, int granted) {
+  for (int mode = 0; mode < 8; ++mode) {
+    const int want = (mode & ~granted) == 0 ? 0 : EACCES;
+    EXPECT_EQ(access(path, mode) == 0 ? 0 : errno, want);
+    EXPECT_EQ(syscall(SYS_faccessat2, AT_FDCWD, path, mode, AT_EACCESS) == 0 ? 0 : errno, want);
+  }
+}
+TEST(access_again_rights) {
+  if (geteuid() != 0) SKIP("needs root");
+  make_tree();
+  OK(chmod(".", 0755));
+  OK(chmod("d", 0755));
+  OK(chmod("f", 0640));
+  OK(chown("f", 1000, 2000));
+  for (int i = 0; i < 10; ++i) expect_access("f", 6);
+  EXPECT_ERR(access("f", 8), EINVAL);
+  EXPECT_ERR(syscall(SYS_faccessat2, AT_FDCWD, "f", 0, 0x2000), EINVAL);
+  EXPECT_ERR(access("", F_OK), ENOENT);
+  OK(syscall(SYS_faccessat2, dir_fd, "", F_OK, AT_EMPTY_PATH));
+  OK(chmod("f", 0641));
+  expect_access("f", 7);
+  OK(chmod("f", 0640));
+  OK(syscall(SYS_setgroups, 0, NULL));
+  OK(syscall(SYS_setresgid, 2000, 2000, 2000));
+  OK(syscall(SYS_setresuid, 1000, 1000, 0));
+  for (int i = 0; i < 10; ++i) expect_access("f", 6);
+  OK(syscall(SYS_setresuid, 0, 0, 0));
+  OK(syscall(SYS_setresuid, 1001, 1001, 0));
+  for (int i = 0; i < 3; ++i) expect_access("f", 4);
+  IN_CHILD(child, OK(syscall(SYS_setresuid, 0, 0, 0)); OK(chmod("f", 0610)));
+  EXPECT_EXIT(child, 0);
+  for (int i = 0; i < 3; ++i) expect_access("f", 1);
+  OK(syscall(SYS_setresuid, 0, 0, 0));
+  OK(syscall(SYS_setresgid, 0, 0, 0));
+  OK(syscall(SYS_setresuid, 1001, 1001, 0));
+  for (int i = 0; i < 3; ++i) expect_access("f", 0);
+  // Real and effective ids differ: access(2) asks for the former.
+  OK(syscall(SYS_setresuid, 1001, 0, 0));
+  for (int i = 0; i < 10; ++i) {
+    struct stat st;
+    OK(stat("f", &st));
+    EXPECT_ERR(access("f", R_OK), EACCES);
+    OK(syscall(SYS_faccessat2, AT_FDCWD, "f", R_OK, AT_EACCESS));
+    OK(access("f", F_OK));
+    EXPECT_ERR(access("none", F_OK), ENOENT);
+  }
+  OK(chmod("d", 0700));
+  for (int i = 0; i < 10; ++i) {
+    struct stat st;
+    OK(stat("d/a", &st));
+    EXPECT_ERR(stat("d/none", &st), ENOENT);
+    EXPECT_ERR(access("d/a", F_OK), EACCES);
+    EXPECT_ERR(access("d/none", F_OK), EACCES);
+    EXPECT_ERR(syscall(SYS_faccessat2, AT_FDCWD, "d/none", F_OK, AT_EACCESS), ENOENT);
+  }
+  OK(syscall(SYS_setresuid, 0, 0, 0));
+  OK(access("d/a", F_OK));
+  // The ids for files, and capabilities that are permitted but not effective.
+  EXPECT_EQ(setfsuid(1001), 0);
+  for (int i = 0; i < 3; ++i) {
+    struct stat st;
+    EXPECT_ERR(stat("d/a", &st), EACCES);
+    OK(access("d/a", R_OK));
+    EXPECT_ERR(syscall(SYS_faccessat2, AT_FDCWD, "d/a", R_OK, AT_EACCESS), EACCES);
+  }
+  EXPECT_EQ(setfsuid(0), 1001);
+  struct {
+    uint32_t version, pid;
+  } header = {0x20080522, 0};
+  struct {
+    uint32_t effective, permitted, inheritable;
+  } data[2];
+  OK(syscall(SYS_capget, &header, data));
+  data[0].effective &= ~6u;  // CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+  OK(syscall(SYS_capset, &header, data));
+  OK(chmod("g", 0));
+  for (int i = 0; i < 3; ++i) {
+    OK(access("g", R_OK | W_OK));
+    EXPECT_ERR(syscall(SYS_faccessat2, AT_FDCWD, "g", R_OK, AT_EACCESS), EACCES);
+    EXPECT_ERR(open("g", O_RDONLY), EACCES);
+  }
+}
+
+TEST(access_again_mounts) {
+  if (geteuid() != 0 || unshare(CLONE_NEWNS) != 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0) SKIP("no mounts");
+  make_tree();
+  if (mount("d", "d", NULL, MS_BIND, NULL) != 0) SKIP("no bind mounts");
+  OK(chmod("d/a", 0755));
+  OK(mkfifo("d/fifo", 0666));
+  for (int i = 0; i < 10; ++i) OK(access("d/a", 7)), OK(access("d", 7)), OK(access("d/fifo", 6));
+  for (int round = 0; round < 2; ++round) {
+    OK(mount(NULL, "d", NULL, MS_BIND | MS_REMOUNT | MS_RDONLY, NULL));
+    for (int i = 0; i < 3; ++i) {
+      EXPECT_ERR(access("d/a", W_OK), EROFS);
+      EXPECT_ERR(access("d/a", 7), EROFS);
+      EXPECT_ERR(access("d", W_OK), EROFS);
+      OK(access("d/a", R_OK | X_OK));
+      OK(access("d/fifo", W_OK));
+    }
+    OK(mount(NULL, "d", NULL, MS_BIND | MS_REMOUNT | MS_NOEXEC, NULL));
+    for (int i = 0; i < 3; ++i) {
+      EXPECT_ERR(access("d/a", X_OK), EACCES);
+      OK(access("d/a", R_OK | W_OK));
+      OK(access("d", 7));
+    }
+    OK(mount(NULL, "d", NULL, MS_BIND | MS_REMOUNT, NULL));
+    for (int i = 0; i < 3; ++i) OK(access("d/a", 7));
+    ASSERT_TRUE(all_agree());
+  }
+  OK(umount("d"));
+  ASSERT_TRUE(all_agree());
 }

@@ -439,7 +439,7 @@ Answer in_place(Slot* slot, SlotMode mode) {
     case 107: result = v.euid; break;
     case 108: result = v.egid; break;
     case 186: result = v.tid; break;
-    case 4: case 5: case 6: case 262:
+    case 2: case 4: case 5: case 6: case 21: case 89: case 257: case 262: case 267: case 269: case 332: case 439:
       if (mode != kModeFast || !v.io || !stat_in_place(slot, result)) return Answer::kNo;
       break;
     default:
