@@ -133,7 +133,7 @@ static void make_tree(void) {
     ASSERT_TRUE(all_agree()); \
   } while (0)
 
-TEST(stat_again_names) {
+static void change_names(void) {
   make_tree();
   CHANGE(kit_write_file("none", "now"));
   CHANGE(OK(unlink("none")));
@@ -159,7 +159,9 @@ TEST(stat_again_names) {
   CHANGE(OK(mkfifo("none", 0600)));
 }
 
-TEST(stat_again_attributes) {
+TEST(stat_again_names) { change_names(); }
+
+static void change_attributes(void) {
   make_tree();
   int fd = OK(open("f", O_RDWR));
   CHANGE(EXPECT_EQ(write(fd, "longer than before", 18), 18));
@@ -181,7 +183,17 @@ TEST(stat_again_attributes) {
   ASSERT_TRUE(map != MAP_FAILED);
   ASSERT_TRUE(all_agree());
   for (int i = 0; i < 4; ++i) CHANGE(map[i * 65536 + 70000] = 1);
+  // Reading, listing.
+  char buffer[4096];
+  fd = OK(open("d/a", O_RDONLY));
+  OK(utimensat(AT_FDCWD, "d/a", times, 0));
+  CHANGE(EXPECT_EQ(read(fd, buffer, sizeof buffer), 1));
+  OK(utimensat(AT_FDCWD, "d", times, 0));
+  CHANGE(EXPECT_GT(syscall(SYS_getdents64, dir_fd, buffer, sizeof buffer), 0));
+  CHANGE(OK(futimens(fd, times)));
+  CHANGE(OK(fchmodat(AT_FDCWD, "d/a", 0444, 0)));
 }
+TEST(stat_again_attributes) { change_attributes(); }
 
 // A descriptor's number says nothing of what it is.
 TEST(stat_again_descriptors) {
@@ -376,7 +388,7 @@ TEST(stat_again_processes) {
 }
 
 // Anything in any order.
-TEST(stat_again_random) {
+static void change_anything(void) {
   static const char *const names[] = {"a", "b", "c", "d", "d/a", "d/b", "d/c", "e", "e/a", "e/d", "l", "l/a"};
   const int n = sizeof names / sizeof *names;
   unsigned seed = 12345;
@@ -403,6 +415,64 @@ TEST(stat_again_random) {
     for (int k = 0; k < 12; ++k)
       ASSERT_TRUE(agree_in(rand_r(&seed) % kWays, AT_FDCWD, names[rand_r(&seed) % n], rand_r(&seed) & 1 ? AT_SYMLINK_NOFOLLOW : 0));
   }
+}
+TEST(stat_again_random) { change_anything(); }
+
+// The same in a tmpfs.
+static void go_to_tmpfs(void) {
+  if (geteuid() != 0 || unshare(CLONE_NEWNS) != 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0) SKIP("no mounts");
+  OK(mkdir("t", 0755));
+  OK(mount("none", "t", "tmpfs", 0, NULL));
+  OK(chdir("t"));
+}
+TEST(stat_again_tmpfs_names) {
+  go_to_tmpfs();
+  change_names();
+}
+TEST(stat_again_tmpfs_attributes) {
+  go_to_tmpfs();
+  change_attributes();
+}
+TEST(stat_again_tmpfs_random) {
+  go_to_tmpfs();
+  change_anything();
+}
+TEST(stat_again_tmpfs_threads) {
+  go_to_tmpfs();
+  struct shared *s = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  OK(mkdir("made", 0755));
+  pthread_t thread;
+  EXPECT_EQ(pthread_create(&thread, NULL, write_thread, s), 0);
+  reader(s);
+  pthread_join(thread, NULL);
+  EXPECT_EQ(s->bad, 0);
+}
+#define SAME(what)                \
+  do {                            \
+    what;                         \
+    OK(fstat(fd, &a));            \
+    OK(stat(again, &b));          \
+    EXPECT_EQ(memcmp(&a, &b, sizeof a), 0); \
+  } while (0)
+TEST(stat_again_memfd) {
+  const int fd = OK(syscall(SYS_memfd_create, "m", 0));
+  struct stat a, b;
+  char again[64];
+  snprintf(again, sizeof again, "/proc/self/fd/%d", fd);
+  for (int i = 0; i < 40; ++i) OK(fstat(fd, &a));
+  SAME(OK(ftruncate(fd, 1 << 20)));
+  EXPECT_EQ(a.st_size, 1 << 20);
+  EXPECT_EQ(a.st_blocks, 0);
+  SAME(EXPECT_EQ(pwrite(fd, "x", 1, 5000), 1));
+  EXPECT_EQ(a.st_blocks, 8);
+  char *map = mmap(NULL, 1 << 20, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  for (int i = 1; i < 5; ++i) {
+    SAME(map[i * 65536] = 1);
+    EXPECT_GT(a.st_blocks, 8);
+  }
+  SAME(OK(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, 1 << 20)));
+  EXPECT_EQ(a.st_blocks, 0);
+  SAME(OK(fchmod(fd, 0)));
 }
 
 TEST(readlink_again) {

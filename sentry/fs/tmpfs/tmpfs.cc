@@ -27,7 +27,9 @@ uint64_t machine_pages() { return static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES))
 Tmpfs::Tmpfs(memory::MemoryFile& memory, const Options& options)
     : memory_(memory),
       options_(options),
-      max_pages_(options.size ? (options.size + abi::kPageSize - 1) / abi::kPageSize : machine_pages() / 2) {}
+      max_pages_(options.size ? (options.size + abi::kPageSize - 1) / abi::kPageSize : machine_pages() / 2) {
+  set_tells_changes();
+}
 
 RefPtr<vfs::Inode> Tmpfs::root() {
   {

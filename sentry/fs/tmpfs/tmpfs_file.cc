@@ -49,7 +49,10 @@ class TmpfsDescription final : public vfs::FileDescription {
   Result<void> fallocate(vfs::OpContext& ctx, uint32_t mode, uint64_t offset, uint64_t length) override {
     return file_.fallocate(ctx, mode, offset, length);
   }
-  Result<RefPtr<memory::Mappable>> mappable(vfs::OpContext&) override { return RefPtr<memory::Mappable>(&file_.pages()); }
+  Result<RefPtr<memory::Mappable>> mappable(vfs::OpContext&) override {
+    file_.note_mapping();
+    return RefPtr<memory::Mappable>(&file_.pages());
+  }
   Result<uint32_t> seals() override { return file_.seals(); }
   Result<void> add_seals(uint32_t seals) override {
     if (!is_writable()) return base::err(kEPERM);
@@ -74,6 +77,12 @@ void TmpfsFile::settle() {
   const uint64_t now = pages_->pages();
   const uint64_t before = charged_.exchange(now);
   tmpfs().account_pages(static_cast<int64_t>(now) - static_cast<int64_t>(before));
+}
+
+void TmpfsFile::note_mapping() {
+  if (grows_unseen_.load(std::memory_order_relaxed)) return;
+  vfs::ChangeScope change(word());
+  grows_unseen_.store(true, std::memory_order_release);
 }
 
 Result<RefPtr<vfs::FileDescription>> TmpfsFile::open(vfs::OpContext&, const vfs::Path& path, uint32_t flags) {
@@ -109,10 +118,11 @@ Result<size_t> TmpfsFile::write(vfs::OpContext& ctx, vfs::IoBuffer& src, uint64_
       ++have;
     }
   }
+  vfs::ChangeScope change(word());
   auto written = pages_->write(offset, length, [&](std::span<uint8_t> bytes) { return src.get(bytes.data(), bytes.size()); });
   settle();
   if (!written) return err(written.error() == kENOMEM ? kENOSPC : written.error());
-  touch_modified(ctx.now_realtime());
+  stamp_modified(ctx.now_realtime());
   return written;
 }
 
@@ -122,9 +132,10 @@ Result<void> TmpfsFile::resize(vfs::OpContext& ctx, uint64_t size) {
   const uint64_t old = pages_->size();
   const uint32_t seals = this->seals();
   if (((seals & vfs::kSealShrink) && size < old) || ((seals & vfs::kSealGrow) && size > old)) return err(kEPERM);
+  vfs::ChangeScope change(word());
   pages_->set_size(size);
   settle();
-  touch_modified(ctx.now_realtime());
+  stamp_modified(ctx.now_realtime());
   return {};
 }
 
@@ -132,11 +143,12 @@ Result<void> TmpfsFile::fallocate(vfs::OpContext& ctx, uint32_t mode, uint64_t o
   if (mode & ~uint32_t{vfs::kFallocKeepSize | vfs::kFallocPunchHole}) return err(kEOPNOTSUPP);
   vfs::SleepGuard guard(ctx, write_lock_);
   const uint32_t seals = this->seals();
+  vfs::ChangeScope change(word());
   if (mode & vfs::kFallocPunchHole) {
     if (seals & (vfs::kSealWrite | vfs::kSealFutureWrite)) return err(kEPERM);
     pages_->punch_hole(offset, length);
     settle();
-    touch_modified(ctx.now_realtime());
+    stamp_modified(ctx.now_realtime());
     return {};
   }
   const uint64_t end = offset + length;

@@ -61,6 +61,7 @@ Tmpfs& TmpfsInode::tmpfs() const { return static_cast<Tmpfs&>(fs()); }
 void TmpfsInode::touch_accessed(int64_t now) {
   const int64_t at = atime_.load(std::memory_order_relaxed);
   if (at > mtime_.load(std::memory_order_relaxed) && at > ctime_.load(std::memory_order_relaxed) && now - at < kDay) return;
+  vfs::ChangeScope change(word());
   atime_.store(now, std::memory_order_relaxed);
 }
 
@@ -85,6 +86,7 @@ Result<vfs::Stat> TmpfsInode::stat(vfs::OpContext&) {
 
 Result<void> TmpfsInode::set_attr(vfs::OpContext& ctx, const vfs::SetAttr& attr) {
   if (attr.size) TRY(resize(ctx, *attr.size));
+  vfs::ChangeScope change(word());
   if (attr.mode) mode_.store((mode_.load() & abi::kS_IFMT) | (*attr.mode & 07777));
   if (attr.uid) uid_.store(attr.uid->value());
   if (attr.gid) gid_.store(attr.gid->value());
@@ -172,16 +174,18 @@ Result<RefPtr<vfs::Inode>> TmpfsDirectory::lookup(vfs::OpContext&, std::string_v
 }
 
 void TmpfsDirectory::add(vfs::OpContext& ctx, std::string_view name, RefPtr<TmpfsInode> inode) {
+  vfs::ChangeScope change(word());
   if (inode->is_dir()) change_links(1);
   {
     base::MutexLock lock(mu_);
     auto [it, fresh] = entries_.emplace(next_cookie_++, Entry{std::string(name), std::move(inode)});
     by_name_.emplace(it->second.name, it->first);
   }
-  touch_modified(ctx.now_realtime());
+  stamp_modified(ctx.now_realtime());
 }
 
 RefPtr<TmpfsInode> TmpfsDirectory::take(vfs::OpContext& ctx, std::string_view name) {
+  vfs::ChangeScope change(word());
   RefPtr<TmpfsInode> taken;
   {
     base::MutexLock lock(mu_);
@@ -193,7 +197,7 @@ RefPtr<TmpfsInode> TmpfsDirectory::take(vfs::OpContext& ctx, std::string_view na
     entries_.erase(entry);
   }
   if (taken->is_dir()) change_links(-1);
-  touch_modified(ctx.now_realtime());
+  stamp_modified(ctx.now_realtime());
   return taken;
 }
 

@@ -3,6 +3,8 @@
 //
 // Locks: TmpfsFile::write_lock() (sleeping; writes, truncation, allocation of one file), then TmpfsInode::mu_ (kInode):
 // names of a directory, extended attributes. Changes of one directory are serialised by the VFS.
+//
+// What stat(2) says changes only inside a ChangeScope (vfs/changes.h).
 #pragma once
 
 #include <map>
@@ -11,6 +13,7 @@
 
 #include "sentry/fs/tmpfs/tmpfs.h"
 #include "sentry/memory/page_cache.h"
+#include "sentry/vfs/changes.h"
 #include "sentry/vfs/inode.h"
 
 namespace sentry::fs::tmpfs {
@@ -42,17 +45,29 @@ class TmpfsInode : public vfs::Inode {
   virtual uint64_t blocks() const { return 0; }
   virtual base::Result<void> resize(vfs::OpContext& ctx, uint64_t size) { return err(kInval); }
 
-  void change_links(int32_t by) { nlink_.fetch_add(static_cast<uint32_t>(by), std::memory_order_relaxed); }
+  void change_links(int32_t by) {
+    vfs::ChangeScope change(word());
+    nlink_.fetch_add(static_cast<uint32_t>(by), std::memory_order_relaxed);
+  }
   uint32_t links() const { return nlink_.load(std::memory_order_relaxed); }
   // Times; the coarse clock would do, but one clock for all is simpler to reason about.
-  void touch_changed(int64_t now) { ctime_.store(now, std::memory_order_relaxed); }
-  void touch_modified(int64_t now) {
-    mtime_.store(now, std::memory_order_relaxed);
+  void touch_changed(int64_t now) {
+    vfs::ChangeScope change(word());
     ctime_.store(now, std::memory_order_relaxed);
+  }
+  void touch_modified(int64_t now) {
+    vfs::ChangeScope change(word());
+    stamp_modified(now);
   }
   void touch_accessed(int64_t now);  // relatime
 
  protected:
+  uint32_t word() const { return vfs::change_word(number_); }
+  // For who is in a scope.
+  void stamp_modified(int64_t now) {
+    mtime_.store(now, std::memory_order_relaxed);
+    ctime_.store(now, std::memory_order_relaxed);
+  }
   mutable base::Mutex mu_{base::LockRank::kInode};
 
  private:
@@ -128,6 +143,9 @@ class TmpfsFile final : public TmpfsInode {
   uint64_t size() const override { return pages_->size(); }
   uint64_t blocks() const override { return pages_->pages() * 8; }
   base::Result<void> resize(vfs::OpContext& ctx, uint64_t size) override;
+  bool tells_changes() const override { return !grows_unseen_.load(std::memory_order_acquire); }
+  // It is mapped: pages come, and are counted by stat(), without a call.
+  void note_mapping();
 
   base::Result<size_t> read(vfs::OpContext& ctx, vfs::IoBuffer& dst, uint64_t offset);
   base::Result<size_t> write(vfs::OpContext& ctx, vfs::IoBuffer& src, uint64_t offset);  // kAtEnd appends
@@ -142,6 +160,7 @@ class TmpfsFile final : public TmpfsInode {
 
   const base::RefPtr<memory::PageCache> pages_;
   vfs::SleepLock write_lock_;
+  std::atomic<bool> grows_unseen_{false};  // set once, inside a ChangeScope
   std::atomic<uint64_t> charged_{0};  // pages counted in the file system's use
   base::Mutex seal_mu_{base::LockRank::kLeaf};  // held while seals are added
   std::atomic<uint32_t> seals_;
