@@ -23,10 +23,23 @@ inline constexpr uint32_t kWaitingWords = 1024;
 // What the stub knows of a descriptor; written by the sentry only. 0: nothing.
 //   bits 0-1 and 5 kind; 2 which end; 3 O_NONBLOCK; 4 EFD_SEMAPHORE; 6 a pipe; 8-23 block; 32-47 waiting word of who reads what this end writes (of
 //   an epoll instance and of an eventfd: of its own process)
-//   kKindPath: bits 8-63 number of the description, of which the answers below are
+//   kKindPath, a regular file or a directory: bits 2-4 below; 8-51 number of the description, of which the answers below are; 52-63 pack_flags()
 inline constexpr uint64_t kKindStream = 1, kKindPoll = 2, kKindEvent = 3, kKindPath = 32, kKindMask = 35, kEnd = 4, kNonBlocking = 8,
                           kSemaphore = 16, kOneWay = 64;
 constexpr uint64_t kind_of(uint64_t word) { return word & kKindMask; }
+
+// Of kKindPath: close(2) has no effect that anybody sees at once (ClosedDescriptors); FD_CLOEXEC; what F_GETFL says is there.
+inline constexpr uint64_t kCloseLater = 4, kCloseOnExec = 8, kHasFlags = 16;
+inline constexpr int kNumberShift = 8, kFlagsShift = 52;
+inline constexpr uint64_t kMostNumber = (uint64_t{1} << (kFlagsShift - kNumberShift)) - 1;
+constexpr uint64_t number_of(uint64_t word) { return word >> kNumberShift & kMostNumber; }
+// The access mode and O_APPEND to O_NOATIME; other flags do not fit.
+inline constexpr uint32_t kPackedFlags = 3 | 0777u << 10;
+constexpr uint64_t pack_flags(uint32_t flags) { return uint64_t{(flags & 3) | (flags >> 10 & 0777) << 2} << kFlagsShift; }
+constexpr uint32_t flags_of_word(uint64_t word) {
+  const auto packed = static_cast<uint32_t>(word >> kFlagsShift);
+  return (packed & 3) | (packed >> 2 & 0777) << 10;
+}
 constexpr uint32_t end_of(uint64_t word) { return static_cast<uint32_t>(word >> 2 & 1); }
 constexpr uint32_t block_of(uint64_t word) { return static_cast<uint32_t>(word >> 8 & 0xffff); }
 constexpr uint32_t waiting_of(uint64_t word) { return static_cast<uint32_t>(word >> 32 & 0xffff); }
@@ -50,6 +63,13 @@ inline constexpr uint32_t kStreamRoomWanted = 4;
 struct DescriptorLocks {
   uint8_t reading[kDescriptors];
   uint8_t writing[kDescriptors];
+};
+
+// Descriptors that the process closed in place and the sentry has not heard of, by number. A stub sets the bit of one that may be closed
+// later, and then `any`; the sentry closes them before it looks at the table the next time, and clears a bit when the word is 0.
+struct ClosedDescriptors {
+  uint32_t any;
+  uint64_t bits[kDescriptors / 64];
 };
 
 struct StreamBlock {
@@ -112,13 +132,14 @@ inline constexpr uint32_t kPollEdge = 1u << 31;
 // again as long as the change words say that nothing they depend on has begun to change. The sentry never reads that memory (but
 // for `hits`, a hint): who writes to it fools itself. docs/decisions/0036.
 
-// Counts of changes, of the whole sandbox; the sentry writes, every stub reads. Word 0: of what any path depends on. The others by a
-// hash of a directory's number (names in it) or a file's (its attributes).
+// Counts of changes, of the whole sandbox; the sentry writes, every stub reads. First some of their own: of what any path depends on;
+// how many there are who must hear of each close(2) at once (locks, watches of inotify); whether the status flags of a plain file were
+// ever changed. The others by a hash of a directory's number (names in it) or a file's (its attributes, and what is in it).
 inline constexpr uint32_t kChangeWords = 512;
 struct ChangeWords {
   uint64_t of[kChangeWords];
 };
-inline constexpr uint32_t kChangedPaths = 0;
+inline constexpr uint32_t kChangedPaths = 0, kCloseWatchers = 1, kChangedFlags = 2, kHashedChanges = 3;
 
 struct StatAnswer {
   static constexpr uint64_t kMostName = 112;

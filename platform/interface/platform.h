@@ -197,6 +197,7 @@ class AddressSpace {
   virtual void unmap_block(uint32_t block, uint64_t length) { (void)block, (void)length; }
   // Shared with the stub, for as long as the address space lives; hostile.
   virtual in_place::DescriptorLocks* descriptor_locks() { return nullptr; }
+  virtual in_place::ClosedDescriptors* closed_descriptors() { return nullptr; }  // likewise; reading it later does no harm
   // The word that says whether a task of this address space waits for input: its number, for the descriptors of others.
   // 0 when there are too many address spaces: that one always says yes.
   virtual uint32_t waiting_word() const { return 0; }

@@ -51,6 +51,7 @@ class SystrapAddressSpace final : public AddressSpace {
   void map_block(uint32_t block, uint64_t offset, uint64_t length) override;
   void unmap_block(uint32_t block, uint64_t length) override;
   in_place::DescriptorLocks* descriptor_locks() override { return &shared_->io_locks; }
+  in_place::ClosedDescriptors* closed_descriptors() override { return &shared_->closed; }
   uint32_t waiting_word() const override { return waiting_word_; }
   void count_waiting(int delta) override;
 

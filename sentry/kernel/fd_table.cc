@@ -39,32 +39,56 @@ RefPtr<FileDescription> FdTable::exchange_locked(size_t i, Entry next) {
   if (next.file) {
     next.file->add_descriptor();
     // dup(2) of one that the stub knows.
-    if (const uint64_t number = view_ ? next.file->number_if_any() : 0) view_->show_description(static_cast<int32_t>(i), number);
+    if (view_ && next.file->number_if_any() != 0) view_->show_description(static_cast<int32_t>(i), *next.file, next.close_on_exec);
   }
   return std::exchange(entry, std::move(next)).file;
 }
 
+void FdTable::settle() {
+  in_place::ClosedDescriptors* closed = closed_.load(std::memory_order_acquire);
+  if (!closed || __atomic_load_n(&closed->any, __ATOMIC_ACQUIRE) == 0) return;
+  std::vector<RefPtr<FileDescription>> gone;  // closed outside the lock
+  base::MutexLock lock(mu_);
+  if (!view_) return;
+  view_->take_closed([&](int32_t fd) {
+    mu_.assert_held();
+    gone.push_back(exchange_locked(static_cast<size_t>(fd), {}));
+    lowest_free_ = std::min(lowest_free_, fd);
+  });
+}
+
+DescriptorView* FdTable::view_of_locked(mm::MemoryManager& mm, MakeView make) {
+  if (!view_ && !no_view_ && make == MakeView::kYes) {
+    view_ = std::make_unique<DescriptorView>(RefPtr<mm::MemoryManager>(&mm), *this);
+    closed_.store(mm.platform_space().closed_descriptors(), std::memory_order_release);
+  }
+  return view_ && view_->is_of(mm) ? view_.get() : nullptr;
+}
+
 bool FdTable::enter_view(mm::MemoryManager& mm, abi::Fd fd, FileDescription& file, vfs::InPlaceEnd& end) {
+  settle();
   base::MutexLock lock(mu_);
   const size_t i = index_of(fd);
-  if (no_view_ || i >= entries_.size() || entries_[i].file.get() != &file) return false;
-  if (!view_) view_ = std::make_unique<DescriptorView>(RefPtr<mm::MemoryManager>(&mm), *this);
-  return view_->is_of(mm) && view_->enter(fd.value(), file, end);
+  if (i >= entries_.size() || entries_[i].file.get() != &file) return false;
+  DescriptorView* view = view_of_locked(mm, MakeView::kYes);
+  return view && view->enter(fd.value(), file, end);
 }
 
 RefPtr<StatAnswers> FdTable::answers(mm::MemoryManager& mm, memory::MemoryFile& memory, bool make) {
   base::MutexLock lock(mu_);
-  if (no_view_ || (!view_ && !make)) return nullptr;
-  if (!view_) view_ = std::make_unique<DescriptorView>(RefPtr<mm::MemoryManager>(&mm), *this);
-  if (!view_->is_of(mm)) return nullptr;
-  return view_->answers(make ? &memory : nullptr);
+  DescriptorView* view = view_of_locked(mm, make ? MakeView::kYes : MakeView::kNo);
+  return view ? view->answers(make ? &memory : nullptr) : nullptr;
 }
 
-void FdTable::show_description(const mm::MemoryManager& mm, abi::Fd fd, FileDescription& file) {
+void FdTable::show_description(mm::MemoryManager& mm, abi::Fd fd, FileDescription& file, MakeView make) {
+  settle();
   base::MutexLock lock(mu_);
   const size_t i = index_of(fd);
-  if (!view_ || !view_->is_of(mm) || i >= entries_.size() || entries_[i].file.get() != &file) return;
-  view_->show_description(fd.value(), file.number());
+  if (i >= entries_.size() || entries_[i].file.get() != &file) return;
+  DescriptorView* view = view_of_locked(mm, make);
+  if (!view) return;
+  (void)file.number();
+  view->show_description(fd.value(), file, entries_[i].close_on_exec);
 }
 
 void FdTable::kick(abi::Fd fd) {
@@ -86,14 +110,17 @@ void FdTable::catch_up(vfs::OpContext& ctx) {
 }
 
 void FdTable::drop_view(Again again) {
+  settle();
   std::unique_ptr<DescriptorView> gone;  // outside the lock: it may be the last user of the memory
   base::MutexLock lock(mu_);
   gone = std::move(view_);
+  closed_.store(nullptr, std::memory_order_release);
   if (gone) gone->clear();  // a file that is closed from now on is not told to it any more
   if (again == Again::kNever) no_view_ = true;
 }
 
-RefPtr<FdTable> FdTable::fork() const {
+RefPtr<FdTable> FdTable::fork() {
+  settle();
   auto copy = base::make_ref<FdTable>();
   base::MutexLock lock(mu_);
   copy->mu_.assert_held();  // nobody else has it yet
@@ -106,14 +133,16 @@ RefPtr<FdTable> FdTable::fork() const {
   return copy;
 }
 
-Result<RefPtr<FileDescription>> FdTable::get(abi::Fd fd) const {
+Result<RefPtr<FileDescription>> FdTable::get(abi::Fd fd) {
+  settle();
   base::MutexLock lock(mu_);
   const size_t i = index_of(fd);
   if (i >= entries_.size() || !entries_[i].file) return err(kEBADF);
   return entries_[i].file;
 }
 
-Result<FdTable::Entry> FdTable::get_entry(abi::Fd fd) const {
+Result<FdTable::Entry> FdTable::get_entry(abi::Fd fd) {
+  settle();
   base::MutexLock lock(mu_);
   const size_t i = index_of(fd);
   if (i >= entries_.size() || !entries_[i].file) return err(kEBADF);
@@ -131,6 +160,7 @@ Result<int32_t> FdTable::reserve_locked(int32_t min, uint64_t limit) {
 }
 
 Result<abi::Fd> FdTable::install(RefPtr<FileDescription> file, bool close_on_exec, uint64_t limit, int32_t min) {
+  settle();
   base::MutexLock lock(mu_);
   const int32_t i = TRY(reserve_locked(min, limit));
   exchange_locked(static_cast<size_t>(i), Entry{std::move(file), close_on_exec});
@@ -140,6 +170,7 @@ Result<abi::Fd> FdTable::install(RefPtr<FileDescription> file, bool close_on_exe
 Result<std::vector<abi::Fd>> FdTable::install_many(std::vector<RefPtr<FileDescription>> files, bool close_on_exec,
                                                    uint64_t limit) {
   std::vector<abi::Fd> numbers;
+  settle();
   base::MutexLock lock(mu_);
   for (RefPtr<FileDescription>& file : files) {
     Result<int32_t> i = reserve_locked(0, limit);
@@ -160,12 +191,14 @@ Result<std::vector<abi::Fd>> FdTable::install_many(std::vector<RefPtr<FileDescri
 Result<RefPtr<FileDescription>> FdTable::install_at(abi::Fd fd, RefPtr<FileDescription> file, bool close_on_exec, uint64_t limit) {
   const size_t i = index_of(fd);
   if (fd.value() < 0 || i >= std::min<uint64_t>(limit, kMaxFds)) return err(kEBADF);
+  settle();
   base::MutexLock lock(mu_);
   if (i >= entries_.size()) entries_.resize(std::max<size_t>(64, i + 1));
   return exchange_locked(i, Entry{std::move(file), close_on_exec});
 }
 
 Result<RefPtr<FileDescription>> FdTable::remove(abi::Fd fd) {
+  settle();
   base::MutexLock lock(mu_);
   const size_t i = index_of(fd);
   if (i >= entries_.size() || !entries_[i].file) return err(kEBADF);
@@ -173,15 +206,22 @@ Result<RefPtr<FileDescription>> FdTable::remove(abi::Fd fd) {
   return exchange_locked(i, {});
 }
 
+void FdTable::set_close_on_exec_locked(size_t i, bool on) {
+  entries_[i].close_on_exec = on;
+  if (view_ && view_->knows(static_cast<int32_t>(i))) view_->show_description(static_cast<int32_t>(i), *entries_[i].file, on);
+}
+
 Result<void> FdTable::set_close_on_exec(abi::Fd fd, bool on) {
+  settle();
   base::MutexLock lock(mu_);
   const size_t i = index_of(fd);
   if (i >= entries_.size() || !entries_[i].file) return err(kEBADF);
-  entries_[i].close_on_exec = on;
+  set_close_on_exec_locked(i, on);
   return {};
 }
 
 std::vector<RefPtr<FileDescription>> FdTable::remove_range(uint32_t first, uint32_t last) {
+  settle();
   std::vector<RefPtr<FileDescription>> removed;
   base::MutexLock lock(mu_);
   for (size_t i = first; i < entries_.size() && i <= last; ++i) {
@@ -193,13 +233,15 @@ std::vector<RefPtr<FileDescription>> FdTable::remove_range(uint32_t first, uint3
 }
 
 void FdTable::set_close_on_exec_range(uint32_t first, uint32_t last) {
+  settle();
   base::MutexLock lock(mu_);
   for (size_t i = first; i < entries_.size() && i <= last; ++i) {
-    if (entries_[i].file) entries_[i].close_on_exec = true;
+    if (entries_[i].file) set_close_on_exec_locked(i, true);
   }
 }
 
 std::vector<RefPtr<FileDescription>> FdTable::remove_close_on_exec() {
+  settle();
   std::vector<RefPtr<FileDescription>> removed;
   base::MutexLock lock(mu_);
   for (size_t i = 0; i < entries_.size(); ++i) {
@@ -210,7 +252,8 @@ std::vector<RefPtr<FileDescription>> FdTable::remove_close_on_exec() {
   return removed;
 }
 
-std::vector<std::pair<abi::Fd, FdTable::Entry>> FdTable::list() const {
+std::vector<std::pair<abi::Fd, FdTable::Entry>> FdTable::list() {
+  settle();
   std::vector<std::pair<abi::Fd, Entry>> all;
   base::MutexLock lock(mu_);
   for (size_t i = 0; i < entries_.size(); ++i) {

@@ -2,6 +2,7 @@
 // FdTable: a process's descriptors. Shared by threads (and by CLONE_FILES processes), copied by fork.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -22,6 +23,7 @@ namespace sentry::kernel {
 class DescriptorView;
 class StatAnswers;
 
+// A stub may close descriptors in place (in_place::ClosedDescriptors): each call here takes those over first.
 class FdTable final : public base::RefCounted {
  public:
   static constexpr int32_t kMaxFds = 1 << 20;
@@ -33,11 +35,11 @@ class FdTable final : public base::RefCounted {
 
   FdTable();
   ~FdTable() override;
-  base::RefPtr<FdTable> fork() const;
+  base::RefPtr<FdTable> fork();
 
   // EBADF. The common path takes one short lock and one reference.
-  base::Result<base::RefPtr<vfs::FileDescription>> get(abi::Fd fd) const;
-  base::Result<Entry> get_entry(abi::Fd fd) const;
+  base::Result<base::RefPtr<vfs::FileDescription>> get(abi::Fd fd);
+  base::Result<Entry> get_entry(abi::Fd fd);
   // Lowest free number >= min; EMFILE at `limit` (RLIMIT_NOFILE).
   base::Result<abi::Fd> install(base::RefPtr<vfs::FileDescription> file, bool close_on_exec, uint64_t limit, int32_t min = 0);
   // Several at once, all or none (pipe, socketpair, SCM_RIGHTS).
@@ -51,7 +53,7 @@ class FdTable final : public base::RefCounted {
   void set_close_on_exec_range(uint32_t first, uint32_t last);
   std::vector<base::RefPtr<vfs::FileDescription>> remove_close_on_exec();
   // (number, entry) of all, ascending; for /proc/PID/fd.
-  std::vector<std::pair<abi::Fd, Entry>> list() const;
+  std::vector<std::pair<abi::Fd, Entry>> list();
   size_t capacity() const;  // "FDSize" of /proc/PID/status
   bool is_shared() const;
 
@@ -60,8 +62,11 @@ class FdTable final : public base::RefCounted {
   bool enter_view(mm::MemoryManager& mm, abi::Fd fd, vfs::FileDescription& file, vfs::InPlaceEnd& end);
   // Stat answers in place (kernel/stat_answers.h) of who uses the table from `mm`; null where there are none.
   base::RefPtr<StatAnswers> answers(mm::MemoryManager& mm, memory::MemoryFile& memory, bool make);
-  // The stub may know that `fd` is `file`.
-  void show_description(const mm::MemoryManager& mm, abi::Fd fd, vfs::FileDescription& file);
+  // The stub may know that `fd` is `file`, a plain one. With kYes a view is made where there is none.
+  enum class MakeView : uint8_t { kNo, kYes };
+  void show_description(mm::MemoryManager& mm, abi::Fd fd, vfs::FileDescription& file, MakeView make = MakeView::kNo);
+  // Closes what a stub closed in place. Any thread.
+  void settle();
   // A stub wrote to a connection: who waits at its other end hears of it. Any thread; never the last user of a file.
   void kick(abi::Fd fd);
   // Takes over what stubs did to instances of epoll: before others get these, or the view goes.
@@ -74,12 +79,15 @@ class FdTable final : public base::RefCounted {
   // The lowest free slot >= min, made if needed.
   base::Result<int32_t> reserve_locked(int32_t min, uint64_t limit) REQUIRES(mu_);
   base::RefPtr<vfs::FileDescription> exchange_locked(size_t i, Entry next) REQUIRES(mu_);
+  void set_close_on_exec_locked(size_t i, bool on) REQUIRES(mu_);
+  DescriptorView* view_of_locked(mm::MemoryManager& mm, MakeView make) REQUIRES(mu_);
 
   mutable base::Mutex mu_{base::LockRank::kFdTable};
   std::vector<Entry> entries_ GUARDED_BY(mu_);
   int32_t lowest_free_ GUARDED_BY(mu_) = 0;
   std::unique_ptr<DescriptorView> view_ GUARDED_BY(mu_);
   bool no_view_ GUARDED_BY(mu_) = false;
+  std::atomic<vfs::in_place::ClosedDescriptors*> closed_{nullptr};  // the view's; hostile
 };
 
 }  // namespace sentry::kernel

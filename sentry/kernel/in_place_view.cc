@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "sentry/kernel/in_place_view.h"
 
+#include <bit>
+
 #include "sentry/kernel/task_private.h"
 
 namespace sentry::kernel {
@@ -17,9 +19,7 @@ DescriptorView::DescriptorView(base::RefPtr<mm::MemoryManager> mm, const FdTable
 
 void DescriptorView::clear() {
   for (uint32_t fd = 0; fd < in_place::kDescriptors && described_.any(); ++fd) {
-    if (!described_.test(fd)) continue;
-    described_.reset(fd);
-    space().set_descriptor(fd, 0);
+    if (described_.test(fd)) hide_description(fd);
   }
   if (answers_) space().unmap_block(in_place::kFirstAnswerBlock, answers_->memory().length());
   base::MutexLock lock(vfs::in_place_mutex());
@@ -37,6 +37,7 @@ bool DescriptorView::enter(int32_t fd, vfs::FileDescription& file, vfs::InPlaceE
   base::MutexLock lock(vfs::in_place_mutex());
   if (end.view()) return end.view() == this;
   described_.reset(static_cast<size_t>(fd));
+  closed_later_.reset(static_cast<size_t>(fd));
   if (!end.admit_locked(*this)) return false;
   auto it = mapped_.find(fd);
   if (it != mapped_.end() && it->second.end != &end) {
@@ -68,14 +69,43 @@ bool DescriptorView::enter(int32_t fd, vfs::FileDescription& file, vfs::InPlaceE
   return true;
 }
 
-void DescriptorView::show_description(int32_t fd, uint64_t number) {
-  if (static_cast<uint32_t>(fd) >= in_place::kDescriptors) return;
+void DescriptorView::show_description(int32_t fd, const vfs::FileDescription& file, bool close_on_exec) {
+  const uint64_t number = file.number_if_any();
+  if (static_cast<uint32_t>(fd) >= in_place::kDescriptors || number > in_place::kMostNumber) return;
   {
     base::MutexLock lock(vfs::in_place_mutex());
     if (mapped_.contains(fd)) return;
   }
+  const uint32_t flags = file.status_flags();
+  uint64_t word = in_place::kKindPath | number << in_place::kNumberShift;
+  if ((flags & ~in_place::kPackedFlags) == 0) word |= in_place::kHasFlags | in_place::pack_flags(flags);
+  if (close_on_exec) word |= in_place::kCloseOnExec;
+  const bool later = file.closes_later();
+  if (later) word |= in_place::kCloseLater;
   described_.set(static_cast<size_t>(fd));
-  space().set_descriptor(static_cast<uint32_t>(fd), in_place::kKindPath | number << 8);
+  closed_later_.set(static_cast<size_t>(fd), later);
+  space().set_descriptor(static_cast<uint32_t>(fd), word);
+}
+
+// What the stub closed meanwhile was this one.
+void DescriptorView::hide_description(uint32_t fd) {
+  described_.reset(fd);
+  closed_later_.reset(fd);
+  space().set_descriptor(fd, 0);
+  if (in_place::ClosedDescriptors* closed = space().closed_descriptors()) in_place::clear_bit(closed->bits, fd);
+}
+
+// It is the stub's word for it, and its own descriptors.
+void DescriptorView::take_closed(base::FunctionRef<void(int32_t fd)> remove) {
+  in_place::ClosedDescriptors& closed = *space().closed_descriptors();
+  __atomic_store_n(&closed.any, 0u, __ATOMIC_SEQ_CST);
+  for (uint32_t i = 0; i < in_place::kDescriptors / 64; ++i) {
+    for (uint64_t bits = __atomic_load_n(&closed.bits[i], __ATOMIC_SEQ_CST); bits != 0; bits &= bits - 1) {
+      const uint32_t fd = i * 64 + static_cast<uint32_t>(std::countr_zero(bits));
+      if (closed_later_.test(fd)) remove(static_cast<int32_t>(fd));
+      else in_place::clear_bit(closed.bits, fd);
+    }
+  }
 }
 
 base::RefPtr<StatAnswers> DescriptorView::answers(memory::MemoryFile* memory) {
@@ -88,10 +118,7 @@ base::RefPtr<StatAnswers> DescriptorView::answers(memory::MemoryFile* memory) {
 }
 
 void DescriptorView::forget(int32_t fd) {
-  if (static_cast<uint32_t>(fd) < in_place::kDescriptors && described_.test(static_cast<size_t>(fd))) {
-    described_.reset(static_cast<size_t>(fd));
-    space().set_descriptor(static_cast<uint32_t>(fd), 0);
-  }
+  if (knows(fd)) hide_description(static_cast<uint32_t>(fd));
   base::MutexLock lock(vfs::in_place_mutex());
   auto it = mapped_.find(fd);
   if (it == mapped_.end()) return;
@@ -137,12 +164,20 @@ void kick_descriptor(void* task, uint32_t fd) {
   if (fd < in_place::kDescriptors) static_cast<Task*>(task)->kick(abi::Fd(static_cast<int32_t>(fd)));
 }
 
+// A filter of the guest's holds for what its process could do in memory, too.
+bool works_in_place(Task& task) {
+  const Task::Private& p = task.priv();
+  return !p.descriptors_foreign && p.seccomp_mode.load(std::memory_order_relaxed) == 0 && task.mm().platform_space().has_in_place_io();
+}
+
+void show_opened(Task& task, abi::Fd fd, vfs::FileDescription& file) {
+  if (file.closes_later() && task.priv().in_place_ok && works_in_place(task))
+    task.fds().show_description(task.mm(), fd, file, FdTable::MakeView::kYes);
+}
+
 void offer_in_place(Task& task, abi::Fd fd, vfs::FileDescription& file) {
   bool granted = false;
-  // A filter of the guest's holds for what its process could do in memory, too.
-  const Task::Private& p = task.priv();
-  if (!p.descriptors_foreign && p.seccomp_mode.load() == 0 && static_cast<uint32_t>(fd.value()) < in_place::kDescriptors &&
-      task.mm().platform_space().has_in_place_io() && file.descriptors() == 1) {
+  if (works_in_place(task) && static_cast<uint32_t>(fd.value()) < in_place::kDescriptors && file.descriptors() == 1) {
     if (base::Result<vfs::InPlaceEnd*> end = file.prepare_in_place(task))
       granted = task.fds().enter_view(task.mm(), fd, file, **end);
   }

@@ -32,8 +32,12 @@ class DescriptorView final : public vfs::InPlaceView {
   // The descriptor goes away, or gets another file.
   void forget(int32_t fd);
 
-  // What the stub knows of a descriptor that is no connection: the number of its description, for stat(2) in place.
-  void show_description(int32_t fd, uint64_t number);
+  // What the stub knows of a descriptor that is a plain file or a directory: the number of its description and what fcntl(2) says. The
+  // file has a number.
+  void show_description(int32_t fd, const vfs::FileDescription& file, bool close_on_exec);
+  bool knows(int32_t fd) const { return static_cast<uint32_t>(fd) < in_place::kDescriptors && described_.test(static_cast<size_t>(fd)); }
+  // Those that the stub closed in place; the caller removes each.
+  void take_closed(base::FunctionRef<void(int32_t fd)> remove);
   // Null: no memory, or (when they are not to be made in `memory`) none yet.
   base::RefPtr<StatAnswers> answers(memory::MemoryFile* memory);
 
@@ -49,6 +53,7 @@ class DescriptorView final : public vfs::InPlaceView {
     base::RefPtr<vfs::InPlaceMemory> memory;
     uint32_t block;
   };
+  void hide_description(uint32_t fd);
   bool make_room(bool is_poll) const;
   void drop(std::map<int32_t, Mapped>::iterator it);
   platform::AddressSpace& space() { return mm_->platform_space(); }
@@ -57,11 +62,18 @@ class DescriptorView final : public vfs::InPlaceView {
   // The table's lock:
   base::RefPtr<StatAnswers> answers_;
   std::bitset<in_place::kDescriptors> described_;
+  std::bitset<in_place::kDescriptors> closed_later_;  // of these, those that the stub may close
   // in_place_mutex():
   std::map<int32_t, Mapped> mapped_;   // also what left the view and may come back
   uint32_t next_block_ = 0;
   std::deque<uint32_t> free_blocks_;   // the longest free first: a call may still be under way in one
 };
+
+// Whether the task's stub may work on its descriptors at all.
+bool works_in_place(Task& task);
+
+// The task has opened `file` as `fd`: its stub may know.
+void show_opened(Task& task, abi::Fd fd, vfs::FileDescription& file);
 
 // `file` wishes to be in place: makes it so where that can be.
 void offer_in_place(Task& task, abi::Fd fd, vfs::FileDescription& file);

@@ -60,6 +60,12 @@ Kernel::Kernel(std::unique_ptr<memory::MemoryFile> memory, std::unique_ptr<platf
   platform_->set_death_listener([this] { reactor_->post([this] { kill_those_without_host(); }); });
 }
 
+void Kernel::settle_descriptors() {
+  for (const RefPtr<ThreadGroup>& group : impl_->root_pids->groups())
+    for (const RefPtr<Task>& task : group->tasks())
+      if (const RefPtr<FdTable> fds = task->fds_ref()) fds->settle();
+}
+
 // The host has ended processes under us: their tasks that wait in the kernel would not notice until they go back to the guest.
 void Kernel::kill_those_without_host() {
   for (const RefPtr<ThreadGroup>& group : impl_->root_pids->groups()) {

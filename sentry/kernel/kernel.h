@@ -83,6 +83,8 @@ class Kernel {
   void start_process(ThreadGroup& group);
   // From a fiber or host thread. signo to one process, or to all of a container.
   base::Result<void> signal_process(ThreadGroup& group, abi::Signo signo);
+  // Closes what stubs closed in place (FdTable::settle()), of all processes: before somebody comes to see which files are open.
+  void settle_descriptors();
   // SIGKILL for the processes whose address space the host has ended.
   void kill_those_without_host();
   void signal_container(Container& container, abi::Signo signo);

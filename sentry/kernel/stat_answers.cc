@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 
+#include "sentry/kernel/in_place_view.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/task_private.h"
 
@@ -171,9 +172,7 @@ bool stats_what_it_opens(Task& task) {
 
 StatAsker::StatAsker(Task& task) : task_(task) {
   Task::Private& p = task.priv();
-  if (p.descriptors_foreign || p.seccomp_mode.load(std::memory_order_relaxed) != 0 || !p.in_place_ok ||
-      !task.mm().platform_space().has_in_place_io())
-    return;
+  if (!p.in_place_ok || !works_in_place(task)) return;
   const bool many = p.reader != 0 || ++p.stats_asked > kWorthTable;
   answers_ = task.fds().answers(task.mm(), task.kernel().memory(), many);
   if (!answers_ && p.reader == 0) return;

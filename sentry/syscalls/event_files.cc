@@ -7,6 +7,7 @@
 #include "sentry/fs/tmpfs/tmpfs.h"
 #include "sentry/syscalls/clock.h"
 #include "sentry/syscalls/file_io.h"
+#include "sentry/vfs/changes.h"
 #include "sentry/vfs/inotify.h"
 
 namespace sentry::syscalls {
@@ -109,6 +110,9 @@ Result<int32_t> sys_inotify_add_watch(Task& task, Fd fd, UserCString path, uint3
   const vfs::Path found = TRY(lookup_at(task, kAtFdcwd, path, mask & vfs::kInDontFollow ? uint32_t{kAtSymlinkNofollow} : 0));
   if ((mask & vfs::kInOnlyDir) && !found.inode().is_dir()) return err(kENOTDIR);
   TRY(vfs::check_access(task, found, 4));
+  // What was closed before is not told of.
+  const vfs::CloseWatcher from_now_on;
+  task.kernel().settle_descriptors();
   return vfs::add_inotify_watch(*file, found, mask);
 }
 

@@ -85,6 +85,7 @@ Result<void> sys_umount2(Task& task, UserCString target, uint32_t flags) {
   const vfs::Path at = TRY(lookup_at(task, kAtFdcwd, target, flags & kNoFollow ? uint32_t{kAtSymlinkNofollow} : 0));
   TRY(check_may_mount(task));
   if (flags & kExpire) return err(flags & (kForce | kDetach) ? kEINVAL : kEAGAIN);
+  task.kernel().settle_descriptors();
   return task.mount_namespace().detach(at, flags & kDetach ? vfs::MountNamespace::Detach::kLazy : vfs::MountNamespace::Detach::kBusyFails);
 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // open(2), openat2(2), creat(2), close(2), close_range(2).
+#include "sentry/kernel/in_place_view.h"
 #include "sentry/kernel/stat_answers.h"
 #include "sentry/syscalls/file_io.h"
 
@@ -50,10 +51,10 @@ Result<Fd> do_open(Task& task, int32_t dirfd, UserCString user_path, uint32_t fl
     return err(opened.error());
   }
   RefPtr<vfs::FileDescription> file = std::move(*opened);
-  if (!kernel::stats_what_it_opens(task)) return task.install_fd(std::move(file), (flags & vfs::kO_CLOEXEC) != 0);
-  // Most programs ask for the size next.
   const Fd fd = TRY(task.install_fd(RefPtr<vfs::FileDescription>(file), (flags & vfs::kO_CLOEXEC) != 0));
-  kernel::StatAsker(task).keep_opened(*file, fd);
+  kernel::show_opened(task, fd, *file);
+  // Most programs ask for the size next.
+  if (kernel::stats_what_it_opens(task)) kernel::StatAsker(task).keep_opened(*file, fd);
   return fd;
 }
 

@@ -28,6 +28,12 @@ ChangeScope::ChangeScope(uint32_t word) {
 
 ChangeScope::~ChangeScope() { ended.fetch_add(1, std::memory_order_release); }
 
+CloseWatcher::CloseWatcher() { __atomic_fetch_add(&word_at(platform::in_place::kCloseWatchers), uint64_t{1}, __ATOMIC_SEQ_CST); }
+
+CloseWatcher::~CloseWatcher() { __atomic_fetch_sub(&word_at(platform::in_place::kCloseWatchers), uint64_t{1}, __ATOMIC_SEQ_CST); }
+
+void note_flags_changed() { __atomic_store_n(&word_at(platform::in_place::kChangedFlags), uint64_t{1}, __ATOMIC_SEQ_CST); }
+
 QuietTime::QuietTime() {
   const uint64_t done = ended.load(std::memory_order_seq_cst);
   begun_ = begun.load(std::memory_order_seq_cst);

@@ -18,7 +18,8 @@ using platform::in_place::kChangedPaths;
 
 // Collisions cost an answer, nothing else.
 constexpr uint32_t change_word(uint64_t number) {
-  return 1 + static_cast<uint32_t>((number * 0x9e3779b97f4a7c15 >> 32) % (platform::in_place::kChangeWords - 1));
+  using namespace platform::in_place;  // NOLINT
+  return kHashedChanges + static_cast<uint32_t>((number * 0x9e3779b97f4a7c15 >> 32) % (kChangeWords - kHashedChanges));
 }
 
 // Where stubs see them; null: only here. Before anything changes, and again before that memory goes.
@@ -32,6 +33,18 @@ class ChangeScope {
   ChangeScope(const ChangeScope&) = delete;
   ChangeScope& operator=(const ChangeScope&) = delete;
 };
+
+// While there is one, every close(2) is told to the sentry at once.
+class CloseWatcher {
+ public:
+  CloseWatcher();
+  ~CloseWatcher();
+  CloseWatcher(const CloseWatcher&) = delete;
+  CloseWatcher& operator=(const CloseWatcher&) = delete;
+};
+
+// F_SETFL of a plain file that stubs know: from now on they ask for the flags of such files.
+void note_flags_changed();
 
 // A stretch of time in which nothing changed, as far as one has looked.
 class QuietTime {

@@ -3,6 +3,7 @@
 
 #include <ctime>
 
+#include "sentry/vfs/changes.h"
 #include "sentry/vfs/epoll.h"
 #include "sentry/vfs/file_locks.h"
 #include "sentry/vfs/inotify.h"
@@ -24,8 +25,7 @@ bool access_includes(uint32_t flags, uint32_t mode) {
 
 base::Result<uint64_t> checked_offset(int64_t base, int64_t offset) {
   int64_t sum;
-  if (__builtin_add_overflow(base, offset, &sum)) return base::err(kEOVERFLOW);
-  if (sum < 0) return base::err(kEINVAL);
+  if (__builtin_add_overflow(base, offset, &sum) || sum < 0) return base::err(kEINVAL);  // vfs_setpos()
   return static_cast<uint64_t>(sum);
 }
 
@@ -74,6 +74,7 @@ base::Result<void> FileDescription::set_status_flags(OpContext& ctx, uint32_t fl
   if ((flags & kO_NOATIME) && !(status_flags() & kO_NOATIME) && !creds::is_owner_or_capable(ctx.creds(), inode().owner())) {
     return base::err(kEPERM);
   }
+  if (number_if_any() != 0 && ((flags ^ status_flags()) & kChangeableFlags)) note_flags_changed();
   uint32_t old = flags_.load(std::memory_order_relaxed);
   while (!flags_.compare_exchange_weak(old, (old & ~kChangeableFlags) | (flags & kChangeableFlags))) {
   }

@@ -126,6 +126,9 @@ class FileDescription : public memory::MappedFile {
 
   // Of this description and no other, at least in_place::kFirstDescription; made when it is first asked for.
   uint64_t number();
+  // A stub may close it in place and the sentry hear of it later: nobody sees the difference as long as there is no CloseWatcher
+  // (vfs/changes.h). Constant.
+  virtual bool closes_later() const { return false; }
   uint64_t number_if_any() const { return number_.load(std::memory_order_relaxed); }  // 0: not asked for
 
   // --- in place: vfs/in_place.h ---

@@ -84,6 +84,12 @@ void FileLocks::apply(const RecordLock& lock) {
   if (lock.type != LockType::kUnlock) next.push_back(merged);
   std::ranges::stable_sort(next, {}, &RecordLock::start);
   records_ = std::move(next);
+  changed_locked();
+}
+
+void FileLocks::changed_locked() {
+  if (records_.empty() && flocks_.empty()) closes_.reset();
+  else if (!closes_) closes_.emplace();
 }
 
 base::Result<void> FileLocks::set(OpContext& ctx, const RecordLock& lock, LockWait wait) {
@@ -141,6 +147,7 @@ base::Result<void> FileLocks::flock(OpContext& ctx, FileDescription& file, LockT
     if (mine != flocks_.end()) {
       if (mine->type == type) return {};
       flocks_.erase(mine);
+      changed_locked();
     }
   }
   queue_.notify(kPollAll);
@@ -150,6 +157,7 @@ base::Result<void> FileLocks::flock(OpContext& ctx, FileDescription& file, LockT
     base::MutexLock guard(mu_);
     done = !flock_conflicts(&file, type);
     if (done) flocks_.push_back({&file, type, ctx.owner_pid()});
+    changed_locked();
     return done || wait == LockWait::kNoWait;
   };
   TRY(wait_until(ctx, queue_, kPollAll, std::nullopt, attempt));
@@ -161,6 +169,7 @@ void FileLocks::release_owner(const void* owner) {
   {
     base::MutexLock guard(mu_);
     if (std::erase_if(records_, [&](const RecordLock& r) { return r.owner == owner; }) == 0) return;
+    changed_locked();
   }
   queue_.notify(kPollAll);
 }
@@ -170,6 +179,7 @@ void FileLocks::release_description(const FileDescription* file) {
   {
     base::MutexLock guard(mu_);
     if (std::erase_if(flocks_, [&](const Whole& w) { return w.file == file; }) == 0) return;
+    changed_locked();
   }
   queue_.notify(kPollAll);
 }

@@ -12,6 +12,7 @@
 #include "abi/types/types.h"
 #include "base/core/result.h"
 #include "base/sync/mutex.h"
+#include "sentry/vfs/changes.h"
 #include "sentry/vfs/op_context.h"
 #include "sentry/vfs/wait_queue.h"
 
@@ -57,9 +58,12 @@ class FileLocks {
   void apply(const RecordLock& lock) REQUIRES(mu_);
   bool flock_conflicts(const FileDescription* file, LockType type) const REQUIRES(mu_);
 
+  void changed_locked() REQUIRES(mu_);
+
   mutable base::Mutex mu_{base::LockRank::kPipe};
   std::vector<RecordLock> records_ GUARDED_BY(mu_);  // by start; one owner's never overlap
   std::vector<Whole> flocks_ GUARDED_BY(mu_);
+  std::optional<CloseWatcher> closes_ GUARDED_BY(mu_);  // while there are any
   WaitQueue queue_;
 };
 

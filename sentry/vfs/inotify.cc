@@ -9,6 +9,7 @@
 #include <map>
 #include <vector>
 
+#include "sentry/vfs/changes.h"
 #include "sentry/vfs/inotify_watches.h"
 
 namespace sentry::vfs {
@@ -48,6 +49,7 @@ struct InotifyWatch {
   base::RefPtr<Dentry> dentry;
   int32_t wd;
   uint32_t mask;
+  CloseWatcher closes = {};
 };
 
 class InotifyFile final : public FileDescription {
@@ -192,7 +194,7 @@ base::Result<int32_t> add_inotify_watch(FileDescription& file, const Path& path,
   }
   if (inotify->watches_.size() >= kMaxWatches) return base::err(kENOSPC);
   const int32_t wd = inotify->next_wd_++;
-  auto watch = std::make_unique<InotifyWatch>(InotifyWatch{inotify, path.dentry, wd, kept});
+  auto watch = std::unique_ptr<InotifyWatch>(new InotifyWatch{inotify, path.dentry, wd, kept});
   list.push_back(watch.get());
   inotify->watches_[wd] = std::move(watch);
   inotify_watch_count.fetch_add(1);

@@ -254,6 +254,7 @@ struct ProcessShared {
   uint32_t refused;  // mappings of host files that the host refused
   uint64_t done;     // sequence number: operations before it are done
   in_place::DescriptorLocks io_locks;
+  in_place::ClosedDescriptors closed;
 };
 static_assert(sizeof(ProcessShared) <= kUnitSlot - kUnitShared);
 

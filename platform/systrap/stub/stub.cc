@@ -387,6 +387,7 @@ bool sigaction_in_place(Slot* slot, SlotMode mode, int64_t& result) {
 
 #include "platform/systrap/stub/stub_io.inc"  // NOLINT: a part of this file
 
+#include "platform/systrap/stub/stub_files.inc"  // NOLINT: likewise
 #include "platform/systrap/stub/stub_stat.inc"  // NOLINT: likewise
 
 namespace {
@@ -439,6 +440,12 @@ Answer in_place(Slot* slot, SlotMode mode) {
     case 107: result = v.euid; break;
     case 108: result = v.egid; break;
     case 186: result = v.tid; break;
+    case 3:
+      if (mode != kModeFast || !v.io || !close_in_place(slot, result)) return Answer::kNo;
+      break;
+    case 72:
+      if (mode != kModeFast || !v.io || !fcntl_in_place(slot, result)) return Answer::kNo;
+      break;
     case 2: case 4: case 5: case 6: case 21: case 89: case 257: case 262: case 267: case 269: case 332: case 439:
       if (mode != kModeFast || !v.io || !stat_in_place(slot, result)) return Answer::kNo;
       break;

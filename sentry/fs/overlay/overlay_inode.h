@@ -185,6 +185,7 @@ class OverlayFile final : public vfs::FileDescription {
   base::Result<size_t> pwrite(vfs::OpContext& ctx, vfs::IoBuffer& src, uint64_t offset) override;
   base::Result<uint64_t> seek(vfs::OpContext& ctx, int64_t offset, int32_t whence) override;
   bool is_seekable() const override { return true; }
+  bool closes_later() const override { return inode().fs().tells_changes() && !is_writable(); }  // who has it open for writing keeps it from being executed
   base::Result<void> fsync(vfs::OpContext&, bool) override { return {}; }
   base::Result<void> fallocate(vfs::OpContext& ctx, uint32_t mode, uint64_t offset, uint64_t length) override;
   base::Result<base::RefPtr<memory::Mappable>> mappable(vfs::OpContext& ctx) override;
@@ -201,6 +202,7 @@ class OverlayDirectory final : public vfs::FileDescription {
   base::Result<size_t> read(vfs::OpContext&, vfs::IoBuffer&) override { return base::err(abi::Errno::kEISDIR); }
   base::Result<void> readdir(vfs::OpContext& ctx, vfs::DirSink sink) override;
   bool is_seekable() const override { return true; }
+  bool closes_later() const override { return inode().fs().tells_changes(); }
   base::Result<void> fsync(vfs::OpContext&, bool) override { return {}; }
 
  private:
