@@ -180,6 +180,37 @@ struct AnswerTable {
 inline constexpr uint32_t kAnswerBlocks = (sizeof(AnswerTable) + kBlockSize - 1) / kBlockSize;
 inline constexpr uint32_t kFirstAnswerBlock = kBlocks - kAnswerBlocks;
 
+// --- Places: the positions of plain files, and bytes that were read ahead ---
+//
+// While all descriptors of a description are in one table, its position may be in the block of places of that table's process: there it
+// is what counts, and both sides change it by compare-and-exchange. The rest of a place is what the sentry knew of the file when
+// the change words stood where `changes` and `paths` say. docs/decisions/0041.
+struct FilePlace {
+  alignas(128) uint64_t number;  // of the description; 0: nobody's
+  uint64_t state;                // tag << kPositionBits | position; tag 0: the position is not here. Another one for each description
+  uint32_t used;                 // by the stub: reads that the bytes were enough for; a hint
+
+  alignas(64) uint32_t version;  // odd while the sentry writes what follows
+  uint16_t kind, word;           // kPlace*; change word of the file
+  uint64_t changes, paths;
+  uint64_t end;                  // size of the file, or the position at which nothing follows in the listing
+  uint64_t start;                // of the bytes, in the file
+  uint32_t length, bytes;        // how many; where they are in the block
+};
+inline constexpr uint16_t kPlaceSize = 1;      // `end` is known
+inline constexpr uint16_t kPlaceReadable = 2;  // may be read
+inline constexpr uint16_t kPlaceDirectory = 4;
+inline constexpr int kPositionBits = 48;
+inline constexpr uint64_t kPositionMask = (uint64_t{1} << kPositionBits) - 1;
+inline constexpr uint64_t kMostPosition = kPositionMask >> 1;
+inline constexpr uint32_t kPlaces = 64;
+inline constexpr uint32_t kPlacesBlock = kFirstAnswerBlock - 1;
+struct PlacesBlock {
+  FilePlace of[kPlaces];  // by number modulo kPlaces
+  static constexpr uint32_t kBytes = kPlaces * sizeof(FilePlace);  // here they begin
+};
+static_assert(sizeof(FilePlace) == 128 && sizeof(PlacesBlock) <= kBlockSize / 8);
+
 // Of a key, in steps.
 constexpr uint64_t hash_step(uint64_t hash, uint64_t word) { return (hash ^ word) * 0x9e3779b97f4a7c15 ^ (hash >> 29); }
 // The first one of a pair.

@@ -37,7 +37,7 @@ RefPtr<FileDescription> FdTable::exchange_locked(size_t i, Entry next) {
     entry.file->drop_descriptor();
   }
   if (next.file) {
-    next.file->add_descriptor();
+    next.file->add_descriptor(this);
     // dup(2) of one that the stub knows.
     if (view_ && next.file->number_if_any() != 0) view_->show_description(static_cast<int32_t>(i), *next.file, next.close_on_exec);
   }
@@ -91,6 +91,14 @@ void FdTable::show_description(mm::MemoryManager& mm, abi::Fd fd, FileDescriptio
   view->show_description(fd.value(), file, entries_[i].close_on_exec);
 }
 
+RefPtr<vfs::FilePlaces> FdTable::lend(mm::MemoryManager& mm, abi::Fd fd, FileDescription& file, memory::MemoryFile& memory) {
+  base::MutexLock lock(mu_);
+  const size_t i = index_of(fd);
+  if (!file.lends_position() || i >= entries_.size() || entries_[i].file.get() != &file) return nullptr;
+  DescriptorView* view = view_of_locked(mm, MakeView::kNo);
+  return view && view->knows(fd.value()) ? view->lend(file, memory) : nullptr;
+}
+
 void FdTable::kick(abi::Fd fd) {
   base::MutexLock lock(mu_);
   const size_t i = index_of(fd);
@@ -128,7 +136,7 @@ RefPtr<FdTable> FdTable::fork() {
   while (used > 0 && !entries_[used - 1].file) --used;
   copy->entries_.assign(entries_.begin(), entries_.begin() + static_cast<ptrdiff_t>(used));
   for (const Entry& entry : copy->entries_)
-    if (entry.file) entry.file->add_descriptor();
+    if (entry.file) entry.file->add_descriptor(copy.get());
   copy->lowest_free_ = lowest_free_;
   return copy;
 }

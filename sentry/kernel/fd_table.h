@@ -65,6 +65,8 @@ class FdTable final : public base::RefCounted {
   // The stub may know that `fd` is `file`, a plain one. With kYes a view is made where there is none.
   enum class MakeView : uint8_t { kNo, kYes };
   void show_description(mm::MemoryManager& mm, abi::Fd fd, vfs::FileDescription& file, MakeView make = MakeView::kNo);
+  // The places where the stub moves the position of `file` (vfs/file_places.h), which the stub knows; null where it does not.
+  base::RefPtr<vfs::FilePlaces> lend(mm::MemoryManager& mm, abi::Fd fd, vfs::FileDescription& file, memory::MemoryFile& memory);
   // Closes what a stub closed in place. Any thread.
   void settle();
   // A stub wrote to a connection: who waits at its other end hears of it. Any thread; never the last user of a file.

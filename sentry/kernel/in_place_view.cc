@@ -22,7 +22,9 @@ void DescriptorView::clear() {
     if (described_.test(fd)) hide_description(fd);
   }
   if (answers_) space().unmap_block(in_place::kFirstAnswerBlock, answers_->memory().length());
+  if (places_) space().unmap_block(in_place::kPlacesBlock, places_->memory().length());
   base::MutexLock lock(vfs::in_place_mutex());
+  if (places_) places_->take_all_back_locked();
   while (!mapped_.empty()) drop(mapped_.begin());
 }
 
@@ -47,7 +49,7 @@ bool DescriptorView::enter(int32_t fd, vfs::FileDescription& file, vfs::InPlaceE
   if (it == mapped_.end()) {
     if (!make_room(end.is_poll())) return false;
     uint32_t block;
-    if (next_block_ < in_place::kFirstAnswerBlock) {
+    if (next_block_ < in_place::kPlacesBlock) {
       block = next_block_++;
     } else {
       if (free_blocks_.empty()) return false;
@@ -117,6 +119,24 @@ base::RefPtr<StatAnswers> DescriptorView::answers(memory::MemoryFile* memory) {
   return answers_;
 }
 
+base::RefPtr<vfs::FilePlaces> DescriptorView::lend(vfs::FileDescription& file, memory::MemoryFile& memory) {
+  constexpr uint32_t kWorthPlaces = 8;  // most programs that start open fewer
+  if (!places_) {
+    if (++lends_ < kWorthPlaces) return nullptr;
+    auto made = vfs::FilePlaces::create(memory, table());
+    if (!made) return nullptr;
+    places_ = std::move(*made);
+    space().map_block(in_place::kPlacesBlock, places_->memory().offset(), places_->memory().length());
+  }
+  if (file.is_lent()) return places_;
+  base::MutexLock lock(vfs::in_place_mutex());
+  if (file.is_lent() || file.descriptors() != 1) return nullptr;
+  places_->lend_locked(file);
+  // Who adds a descriptor counts it and then looks whether the position is lent.
+  if (file.descriptors() != 1 && file.is_lent()) places_->take_back_locked(file);
+  return file.is_lent() ? places_ : nullptr;
+}
+
 void DescriptorView::forget(int32_t fd) {
   if (knows(fd)) hide_description(static_cast<uint32_t>(fd));
   base::MutexLock lock(vfs::in_place_mutex());
@@ -170,9 +190,67 @@ bool works_in_place(Task& task) {
   return !p.descriptors_foreign && p.seccomp_mode.load(std::memory_order_relaxed) == 0 && task.mm().platform_space().has_in_place_io();
 }
 
-void show_opened(Task& task, abi::Fd fd, vfs::FileDescription& file) {
-  if (file.closes_later() && task.priv().in_place_ok && works_in_place(task))
-    task.fds().show_description(task.mm(), fd, file, FdTable::MakeView::kYes);
+PlainFile::PlainFile(Task& task, abi::Fd fd, vfs::FileDescription& file) : task_(task), file_(file), fd_(fd) {
+  if (!file.lends_position() || !task.priv().in_place_ok || !works_in_place(task)) return;
+  quiet_.emplace();
+}
+
+void PlainFile::opened() {
+  if (!quiet_) return;
+  task_.fds().show_description(task_.mm(), fd_, file_, FdTable::MakeView::kYes);
+  if (!lend() || !file_.inode().is_regular()) return;
+  if (const std::optional<uint64_t> size = know()) tell(0, file_.is_readable() ? places_->worth_at_open(*size) : 0);
+}
+
+void PlainFile::has_read(uint64_t asked) {
+  if (!quiet_ || !file_.inode().is_regular() || !lend()) return;
+  const uint64_t at = file_.offset();
+  if (const std::optional<uint64_t> size = know()) tell(at, places_->worth_behind(file_, at, asked, *size));
+}
+
+void PlainFile::has_sought() {
+  if (quiet_ && file_.inode().is_regular() && lend() && know()) tell(0, 0);
+}
+
+void PlainFile::has_listed_all() {
+  if (!quiet_ || !lend()) return;
+  known_.end = file_.offset();
+  note_changes();
+  tell(0, 0);
+}
+
+bool PlainFile::lend() {
+  if (!places_) places_ = task_.fds().lend(task_.mm(), fd_, file_, task_.kernel().memory());
+  return places_ != nullptr;
+}
+
+void PlainFile::note_changes() {
+  known_.word = vfs::change_word(file_.inode().number());
+  known_.changes = vfs::change_count(known_.word);
+  known_.paths = vfs::change_count(vfs::kChangedPaths);
+}
+
+std::optional<uint64_t> PlainFile::know() {
+  if (!file_.inode().tells_content()) return std::nullopt;
+  note_changes();
+  auto stat = file_.stat(task_);
+  if (!stat) return std::nullopt;
+  known_.end = stat->size;
+  return known_.end;
+}
+
+// With `ahead` bytes of the file at `start`, which are there.
+void PlainFile::tell(uint64_t start, size_t ahead) {
+  std::span<uint8_t> room;
+  if (ahead != 0) room = places_->begin_reading(ahead);
+  if (!room.empty()) {
+    vfs::KernelIoBuffer bytes(room.first(ahead));
+    auto got = file_.pread(task_, bytes, start);
+    known_.start = start;
+    if (got) known_.bytes = room.first(*got);
+  }
+  if (quiet_->lasts()) places_->tell(file_, known_);
+  if (!room.empty()) places_->end_reading();
 }
 
 void offer_in_place(Task& task, abi::Fd fd, vfs::FileDescription& file) {

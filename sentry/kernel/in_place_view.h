@@ -5,12 +5,14 @@
 #include <bitset>
 #include <deque>
 #include <map>
+#include <optional>
 #include <vector>
 
 #include "abi/types/types.h"
 #include "sentry/kernel/stat_answers.h"
 #include "sentry/mm/memory_manager.h"
 #include "sentry/vfs/file_description.h"
+#include "sentry/vfs/file_places.h"
 #include "sentry/vfs/in_place.h"
 
 namespace sentry::kernel {
@@ -38,6 +40,8 @@ class DescriptorView final : public vfs::InPlaceView {
   bool knows(int32_t fd) const { return static_cast<uint32_t>(fd) < in_place::kDescriptors && described_.test(static_cast<size_t>(fd)); }
   // Those that the stub closed in place; the caller removes each.
   void take_closed(base::FunctionRef<void(int32_t fd)> remove);
+  // Where the stub moves the position of `file`, of which all descriptors are in the table. Null: not yet, or no memory.
+  base::RefPtr<vfs::FilePlaces> lend(vfs::FileDescription& file, memory::MemoryFile& memory);
   // Null: no memory, or (when they are not to be made in `memory`) none yet.
   base::RefPtr<StatAnswers> answers(memory::MemoryFile* memory);
 
@@ -61,6 +65,8 @@ class DescriptorView final : public vfs::InPlaceView {
   const base::RefPtr<mm::MemoryManager> mm_;
   // The table's lock:
   base::RefPtr<StatAnswers> answers_;
+  base::RefPtr<vfs::FilePlaces> places_;
+  uint32_t lends_ = 0;  // how often there was something to lend, before there were places
   std::bitset<in_place::kDescriptors> described_;
   std::bitset<in_place::kDescriptors> closed_later_;  // of these, those that the stub may close
   // in_place_mutex():
@@ -72,8 +78,29 @@ class DescriptorView final : public vfs::InPlaceView {
 // Whether the task's stub may work on its descriptors at all.
 bool works_in_place(Task& task);
 
-// The task has opened `file` as `fd`: its stub may know.
-void show_opened(Task& task, abi::Fd fd, vfs::FileDescription& file);
+// What a call does with a plain file: the stub may know. Made before the call reads anything; nothing happens where the stub does
+// not work on such files.
+class PlainFile {
+ public:
+  PlainFile(Task& task, abi::Fd fd, vfs::FileDescription& file);
+  void opened();
+  void has_read(uint64_t asked);  // at the position
+  void has_sought();
+  void has_listed_all();
+
+ private:
+  bool lend();
+  void note_changes();
+  std::optional<uint64_t> know();  // the size
+  void tell(uint64_t start, size_t ahead);
+
+  Task& task_;
+  vfs::FileDescription& file_;
+  const abi::Fd fd_;
+  std::optional<vfs::QuietTime> quiet_;
+  base::RefPtr<vfs::FilePlaces> places_;
+  vfs::KnownFile known_;
+};
 
 // `file` wishes to be in place: makes it so where that can be.
 void offer_in_place(Task& task, abi::Fd fd, vfs::FileDescription& file);

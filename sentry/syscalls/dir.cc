@@ -2,6 +2,7 @@
 // Directories and names: getdents64(2), mkdir(2), unlink(2), rename(2), link(2), symlink(2), readlink(2), mknod(2), chdir(2), ...
 #include <cstring>
 
+#include "sentry/kernel/in_place_view.h"
 #include "sentry/kernel/stat_answers.h"
 #include "sentry/syscalls/file_io.h"
 
@@ -55,7 +56,9 @@ Result<size_t> do_getdents(Task& task, Fd fd, Addr buffer, uint32_t count, Diren
   if (file->path().dentry->is_deleted()) return err(kENOENT);
   DirentWriter writer(layout, std::min<size_t>(count, kMaxDirBuffer));
   const uint64_t position = file->offset();
+  kernel::PlainFile plain(task, fd, *file);
   TRY(file->readdir(task, [&](const vfs::DirEntryInfo& entry) { return writer.add(entry); }));
+  if (!writer.overflowed()) plain.has_listed_all();
   if (writer.bytes().empty()) return writer.overflowed() ? Result<size_t>(err(kEINVAL)) : size_t{0};
   if (auto copied = task.user_memory().copy_out(buffer, writer.bytes().data(), writer.bytes().size()); !copied) {
     (void)file->seek(task, static_cast<int64_t>(position), 0);  // told to nobody: the next call tells it again

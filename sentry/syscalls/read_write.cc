@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // read(2), write(2), pread(2), readv(2), preadv2(2), lseek(2) and kin.
+#include "sentry/kernel/in_place_view.h"
 #include "sentry/syscalls/file_io.h"
 
 namespace sentry::syscalls {
@@ -48,7 +49,9 @@ Result<size_t> sys_read(Task& task, Fd fd, Addr buffer, size_t count) {
   auto file = TRY(readable(task, fd));
   TRY(check_buffer(task, buffer, count));
   vfs::UserIoBuffer dst(task.user_memory(), buffer, std::min(count, kMaxRwCount));
-  return read_file(task, *file, dst, std::nullopt, policy_of(*file));
+  Result<size_t> n = read_file(task, *file, dst, std::nullopt, policy_of(*file));
+  if (n && file->lends_position()) kernel::PlainFile(task, fd, *file).has_read(count);
+  return n;
 }
 
 Result<size_t> sys_write(Task& task, Fd fd, Addr buffer, size_t count) {
@@ -127,7 +130,9 @@ Result<uint64_t> sys_lseek(Task& task, Fd fd, int64_t offset, int32_t whence) {
   auto file = TRY(task.get_file(fd));
   if (file->status_flags() & vfs::kO_PATH) return err(kEBADF);
   if (whence < 0 || whence > 4) return err(kEINVAL);
-  return file->seek(task, offset, whence);
+  const Result<uint64_t> position = file->seek(task, offset, whence);
+  if (position && file->lends_position()) kernel::PlainFile(task, fd, *file).has_sought();
+  return position;
 }
 
 Result<size_t> sys_preadv2(Task& task, Fd fd, Addr iov, uint64_t count, int64_t offset, uint64_t, uint32_t flags) {

@@ -18,8 +18,8 @@ using platform::in_place::kChangedPaths;
 
 // Collisions cost an answer, nothing else.
 constexpr uint32_t change_word(uint64_t number) {
-  using namespace platform::in_place;  // NOLINT
-  return kHashedChanges + static_cast<uint32_t>((number * 0x9e3779b97f4a7c15 >> 32) % (kChangeWords - kHashedChanges));
+  using platform::in_place::kHashedChanges;
+  return kHashedChanges + static_cast<uint32_t>((number * 0x9e3779b97f4a7c15 >> 32) % (platform::in_place::kChangeWords - kHashedChanges));
 }
 
 // Where stubs see them; null: only here. Before anything changes, and again before that memory goes.

@@ -6,6 +6,7 @@
 #include "sentry/vfs/changes.h"
 #include "sentry/vfs/epoll.h"
 #include "sentry/vfs/file_locks.h"
+#include "sentry/vfs/file_places.h"
 #include "sentry/vfs/inotify.h"
 
 namespace sentry::vfs {
@@ -93,12 +94,51 @@ void FileDescription::set_async_flag(bool on) {
   end->want_kicks_locked(true);
 }
 
-void FileDescription::add_descriptor() {
+void FileDescription::add_descriptor(const void* table) {
   if (descriptors_.fetch_add(1, std::memory_order_seq_cst) == 0) return;
   InPlaceEnd* end = in_place_end();
-  if (!end || !end->view()) return;
+  const bool in_view = end && end->view();
+  if (!in_view && !is_lent()) return;
   base::MutexLock lock(in_place_mutex());
-  end->leave_locked();
+  if (in_view) end->leave_locked();
+  FilePlaces* places = lent_.load(std::memory_order_relaxed);
+  if (places && places->table() != table) places->take_back_locked(*this);
+}
+
+void FileDescription::drop_descriptor() {
+  if (descriptors_.fetch_sub(1, std::memory_order_seq_cst) != 1 || !is_lent()) return;
+  base::MutexLock lock(in_place_mutex());
+  if (FilePlaces* places = lent_.load(std::memory_order_relaxed)) places->take_back_locked(*this);
+}
+
+uint64_t FileDescription::offset() const {
+  if (is_lent()) {
+    base::MutexLock lock(in_place_mutex());
+    if (const FilePlaces* places = lent_.load(std::memory_order_relaxed)) return places->position_locked(*this);
+  }
+  return offset_.load(std::memory_order_relaxed);
+}
+
+FileDescription::Position::Position(FileDescription& file) : file_(file) {
+  file.positions_held_.fetch_add(1, std::memory_order_seq_cst);  // it is not lent from here on
+  if (file.is_lent()) {
+    base::MutexLock lock(in_place_mutex());
+    if (FilePlaces* places = file.lent_.load(std::memory_order_relaxed)) places->hold_position_locked(file);
+  }
+  at = file.offset_.load(std::memory_order_relaxed);
+}
+
+FileDescription::Position::~Position() {
+  file_.put_offset(at);
+  file_.positions_held_.fetch_sub(1, std::memory_order_seq_cst);
+}
+
+void FileDescription::put_offset(uint64_t position) {
+  if (is_lent()) {
+    base::MutexLock lock(in_place_mutex());
+    if (FilePlaces* places = lent_.load(std::memory_order_relaxed)) return places->set_position_locked(*this, position);
+  }
+  offset_.store(position, std::memory_order_relaxed);
 }
 
 void FileDescription::answer_wish(bool granted) {
@@ -109,38 +149,37 @@ void FileDescription::answer_wish(bool granted) {
 
 base::Result<size_t> FileDescription::read(OpContext& ctx, IoBuffer& dst) {
   SleepGuard guard(ctx, offset_lock_);
-  const uint64_t at = offset_.load(std::memory_order_relaxed);
-  base::Result<size_t> done = pread(ctx, dst, at);
+  Position position(*this);
+  base::Result<size_t> done = pread(ctx, dst, position.at);
   // Not a thing that is read(2) at all (epoll and the like): EINVAL, while pread(2) says ESPIPE.
   if (!done) return base::err(done.error() == kESPIPE ? kEINVAL : done.error());
-  const size_t n = *done;
-  offset_.store(at + n, std::memory_order_relaxed);
-  return n;
+  position.at += *done;
+  return *done;
 }
 
 base::Result<size_t> FileDescription::write(OpContext& ctx, IoBuffer& src) {
   SleepGuard guard(ctx, offset_lock_);
+  Position position(*this);
   if (status_flags() & kO_APPEND) {
     const size_t n = TRY(pwrite(ctx, src, kAtEnd));
-    if (base::Result<Stat> st = stat(ctx)) offset_.store(st->size, std::memory_order_relaxed);
+    if (base::Result<Stat> st = stat(ctx)) position.at = st->size;
     return n;
   }
-  const uint64_t at = offset_.load(std::memory_order_relaxed);
-  base::Result<size_t> done = pwrite(ctx, src, at);
+  base::Result<size_t> done = pwrite(ctx, src, position.at);
   if (!done) return base::err(done.error() == kESPIPE ? kEINVAL : done.error());
-  const size_t n = *done;
-  offset_.store(at + n, std::memory_order_relaxed);
-  return n;
+  position.at += *done;
+  return *done;
 }
 
 // generic_file_llseek(); SEEK_DATA and SEEK_HOLE of a file system that knows no holes.
 base::Result<uint64_t> FileDescription::seek(OpContext& ctx, int64_t offset, int32_t whence) {
   if (!is_seekable()) return base::err(kESPIPE);
   SleepGuard guard(ctx, offset_lock_);
+  Position position(*this);
   uint64_t next = 0;
   switch (whence) {
     case kSeekSet: next = TRY(checked_offset(0, offset)); break;
-    case kSeekCur: next = TRY(checked_offset(static_cast<int64_t>(this->offset()), offset)); break;
+    case kSeekCur: next = TRY(checked_offset(static_cast<int64_t>(position.at), offset)); break;
     case kSeekEnd: next = TRY(checked_offset(static_cast<int64_t>(TRY(stat(ctx)).size), offset)); break;
     case kSeekData:
     case kSeekHole: {
@@ -151,8 +190,7 @@ base::Result<uint64_t> FileDescription::seek(OpContext& ctx, int64_t offset, int
     }
     default: return base::err(kEINVAL);
   }
-  offset_.store(next, std::memory_order_relaxed);
-  return next;
+  return position.at = next;
 }
 
 base::Result<void> FileDescription::truncate(OpContext& ctx, uint64_t size) {

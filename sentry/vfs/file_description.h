@@ -52,6 +52,8 @@ class AsyncIo : public base::RefCounted {
   virtual void file_gone() = 0;
 };
 
+class FilePlaces;
+
 class FileDescription : public memory::MappedFile {
  public:
   // `flags`: access mode and status flags of open(2).
@@ -79,7 +81,7 @@ class FileDescription : public memory::MappedFile {
   virtual bool is_seekable() const { return false; }
   // read() and write() wait by themselves where they may (timeouts of their own): kEAGAIN is final.
   virtual bool waits_itself() const { return false; }
-  uint64_t offset() const { return offset_.load(std::memory_order_relaxed); }
+  uint64_t offset() const;
 
   // getdents64 from the position; sets it.
   virtual base::Result<void> readdir(OpContext& ctx, DirSink sink) { return base::err(abi::Errno::kENOTDIR); }
@@ -129,6 +131,10 @@ class FileDescription : public memory::MappedFile {
   // A stub may close it in place and the sentry hear of it later: nobody sees the difference as long as there is no CloseWatcher
   // (vfs/changes.h). Constant.
   virtual bool closes_later() const { return false; }
+  // Its position may be lent to the places of a process (vfs/file_places.h). All that uses the position goes through offset()
+  // and Position then. Constant.
+  virtual bool lends_position() const { return false; }
+  bool is_lent() const { return lent_.load(std::memory_order_seq_cst) != nullptr; }
   uint64_t number_if_any() const { return number_.load(std::memory_order_relaxed); }  // 0: not asked for
 
   // --- in place: vfs/in_place.h ---
@@ -143,12 +149,25 @@ class FileDescription : public memory::MappedFile {
   bool wants_in_place() const { return wants_in_place_.load(std::memory_order_relaxed); }
   void answer_wish(bool granted);
   // How many descriptors refer to it. Called by the tables, with their locks.
-  void add_descriptor();
-  void drop_descriptor() { descriptors_.fetch_sub(1, std::memory_order_seq_cst); }
+  void add_descriptor(const void* table);
+  void drop_descriptor();
   uint32_t descriptors() const { return descriptors_.load(std::memory_order_seq_cst); }
   bool is_watched() const { return epoll_items_.load(std::memory_order_seq_cst) != nullptr; }  // by epoll, now or earlier
 
  protected:
+  // The position while a call uses and moves it, with offset_lock_; nobody else does meanwhile.
+  class Position {
+   public:
+    explicit Position(FileDescription& file);
+    ~Position();
+    Position(const Position&) = delete;
+    Position& operator=(const Position&) = delete;
+    uint64_t at;
+
+   private:
+    FileDescription& file_;
+  };
+
   void note_use() {
     constexpr int32_t kMany = 16;
     if (uses_.load(std::memory_order_relaxed) < kMany) {
@@ -159,13 +178,16 @@ class FileDescription : public memory::MappedFile {
   }
 
   SleepLock offset_lock_;
-  std::atomic<uint64_t> offset_{0};
+  std::atomic<uint64_t> offset_{0};  // while it is not lent
   std::atomic<uint32_t> flags_;
 
  private:
   friend class EpollFile;
+  friend class FilePlaces;
   friend void leave_epolls(FileDescription& file);
   void destroy() const override;  // leaves epoll instances while wait_queue() still works
+
+  void put_offset(uint64_t position);
 
   const Path path_;
   const base::RefPtr<Inode> inode_;
@@ -177,6 +199,8 @@ class FileDescription : public memory::MappedFile {
   std::atomic<int32_t> uses_{0};
   std::atomic<uint32_t> descriptors_{0};
   std::atomic<uint64_t> number_{0};
+  std::atomic<FilePlaces*> lent_{nullptr};  // changed with in_place_mutex()
+  std::atomic<uint32_t> positions_held_{0};
 };
 
 // The dentry and mount of objects without a name in the tree (pipes, sockets, eventfds, memfds): one hidden file

@@ -145,6 +145,8 @@ class Inode : public base::RefCounted {
   virtual void peek_names(OpContext& ctx, std::string_view after, size_t most, NameSink sink) {}
   // FileSystem::tells_changes(), for this one.
   virtual bool tells_changes() const { return fs_->tells_changes(); }
+  // The same of what is in a file.
+  virtual bool tells_content() const { return false; }
   // Whether `name` still is what the cache says (`cached` is null for "does not exist"). False: it is looked up again.
   virtual base::Result<bool> revalidate(OpContext& ctx, std::string_view name, Inode* cached) { return true; }
   // revalidate() of names one below the other, each leading to the inode of the same place in `cached`: how many of them

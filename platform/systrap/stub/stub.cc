@@ -443,6 +443,9 @@ Answer in_place(Slot* slot, SlotMode mode) {
     case 3:
       if (mode != kModeFast || !v.io || !close_in_place(slot, result)) return Answer::kNo;
       break;
+    case 8: case 17: case 217:
+      if (mode != kModeFast || !v.io || !place_in_place(slot, result)) return Answer::kNo;
+      break;
     case 72:
       if (mode != kModeFast || !v.io || !fcntl_in_place(slot, result)) return Answer::kNo;
       break;
@@ -451,6 +454,7 @@ Answer in_place(Slot* slot, SlotMode mode) {
       break;
     default:
       if (mode != kModeFast || !v.io) return Answer::kNo;
+      if (number == 0 && place_in_place(slot, result)) break;
       answer = io_in_place(slot, result);
       if (answer == Answer::kWait) answer = look_for_answer(slot, result);
       if (answer == Answer::kNo || answer == Answer::kWait) return answer;

@@ -25,9 +25,10 @@ RefPtr<memory::PageCache> OverlayInode::data() const {
 }
 
 void OverlayInode::note_mapping() {
-  if (lower_ || grows_unseen_.load(std::memory_order_relaxed)) return;
+  if (changes_unseen_.load(std::memory_order_relaxed)) return;
   vfs::ChangeScope change(vfs::change_word(number_));
-  grows_unseen_.store(true, std::memory_order_release);
+  if (!lower_) grows_unseen_.store(true, std::memory_order_release);
+  changes_unseen_.store(true, std::memory_order_release);
 }
 
 uint64_t OverlayInode::lower_limit() const {
@@ -233,27 +234,28 @@ uint64_t OverlayDirectory::number_of_parent(vfs::OpContext& ctx) {
 }
 
 // Without a copy of the names.
-Result<void> OverlayDirectory::list_below(vfs::OpContext& ctx, vfs::DirSink sink) {
-  TRY(below_->seek(ctx, static_cast<int64_t>(offset()), 0));
+Result<void> OverlayDirectory::list_below(vfs::OpContext& ctx, uint64_t& at, vfs::DirSink sink) {
+  TRY(below_->seek(ctx, static_cast<int64_t>(at), 0));
   TRY(below_->readdir(ctx, [&](const vfs::DirEntryInfo& e) {
     if (e.name != "..") return sink(e);
     vfs::DirEntryInfo up = e;
     up.inode = number_of_parent(ctx);
     return sink(up);
   }));
-  offset_.store(below_->offset(), std::memory_order_relaxed);
+  at = below_->offset();
   return {};
 }
 
 Result<void> OverlayDirectory::readdir(vfs::OpContext& ctx, vfs::DirSink sink) {
   vfs::SleepGuard guard(ctx, offset_lock_);
-  uint64_t at = offset();
+  Position position(*this);
+  uint64_t& at = position.at;
   if (!listed_ || at == 0) {
     below_ = dir().is_as_below() ? TRY(dir().open_lower(ctx)) : nullptr;
     if (!below_) entries_ = TRY(dir().list(ctx));
     listed_ = true;
   }
-  if (below_) return list_below(ctx, sink);
+  if (below_) return list_below(ctx, at, sink);
   for (; at < entries_.size() + 2; ++at) {
     vfs::DirEntryInfo info;
     info.next_offset = at + 1;
@@ -269,7 +271,6 @@ Result<void> OverlayDirectory::readdir(vfs::OpContext& ctx, vfs::DirSink sink) {
     }
     if (!sink(info)) break;
   }
-  offset_.store(at, std::memory_order_relaxed);
   return {};
 }
 

@@ -79,6 +79,7 @@ class OverlayInode final : public vfs::Inode, public memory::PageSource {
   base::Result<vfs::Stat> stat(vfs::OpContext& ctx) override;
   uint64_t number() const override { return number_; }
   bool tells_changes() const override { return Inode::tells_changes() && !grows_unseen_.load(std::memory_order_acquire); }
+  bool tells_content() const override { return Inode::tells_changes() && !changes_unseen_.load(std::memory_order_acquire); }
   base::Result<void> set_attr(vfs::OpContext& ctx, const vfs::SetAttr& attr) override;
   base::Result<base::RefPtr<vfs::Inode>> lookup(vfs::OpContext& ctx, std::string_view name) override;
   vfs::Stat stat_over(vfs::Stat s) const;
@@ -115,7 +116,7 @@ class OverlayInode final : public vfs::Inode, public memory::PageSource {
 
   // Of open files. Null until the file was opened for writing.
   base::RefPtr<memory::PageCache> data() const;
-  // Its data is mapped: pages come, and are counted by stat(), without a call.
+  // Its data is mapped: pages come, and are counted by stat(), without a call; and may be written to.
   void note_mapping();
   base::Result<size_t> read_data(vfs::OpContext& ctx, memory::PageCache& data, vfs::IoBuffer& dst, uint64_t offset);
   base::Result<size_t> write_data(vfs::OpContext& ctx, vfs::IoBuffer& src, uint64_t offset);
@@ -161,7 +162,7 @@ class OverlayInode final : public vfs::Inode, public memory::PageSource {
   const uint32_t type_;
   const uint64_t number_;     // st_ino
   const std::string target_;  // of a new symbolic link
-  std::atomic<bool> grows_unseen_{false};  // set once, inside a ChangeScope
+  std::atomic<bool> grows_unseen_{false}, changes_unseen_{false};  // through mappings; set once, inside a ChangeScope
   bool is_root_ = false;  // immutable once reachable
   vfs::SleepLock write_lock_;
   mutable base::Mutex mu_{base::LockRank::kInode};
@@ -185,7 +186,9 @@ class OverlayFile final : public vfs::FileDescription {
   base::Result<size_t> pwrite(vfs::OpContext& ctx, vfs::IoBuffer& src, uint64_t offset) override;
   base::Result<uint64_t> seek(vfs::OpContext& ctx, int64_t offset, int32_t whence) override;
   bool is_seekable() const override { return true; }
-  bool closes_later() const override { return inode().fs().tells_changes() && !is_writable(); }  // who has it open for writing keeps it from being executed
+  // Who has it open for writing keeps it from being executed.
+  bool closes_later() const override { return inode().fs().tells_changes() && !is_writable(); }
+  bool lends_position() const override { return inode().fs().tells_changes(); }
   base::Result<void> fsync(vfs::OpContext&, bool) override { return {}; }
   base::Result<void> fallocate(vfs::OpContext& ctx, uint32_t mode, uint64_t offset, uint64_t length) override;
   base::Result<base::RefPtr<memory::Mappable>> mappable(vfs::OpContext& ctx) override;
@@ -203,11 +206,12 @@ class OverlayDirectory final : public vfs::FileDescription {
   base::Result<void> readdir(vfs::OpContext& ctx, vfs::DirSink sink) override;
   bool is_seekable() const override { return true; }
   bool closes_later() const override { return inode().fs().tells_changes(); }
+  bool lends_position() const override { return inode().fs().tells_changes(); }
   base::Result<void> fsync(vfs::OpContext&, bool) override { return {}; }
 
  private:
   OverlayInode& dir() const { return static_cast<OverlayInode&>(inode()); }
-  base::Result<void> list_below(vfs::OpContext& ctx, vfs::DirSink sink);
+  base::Result<void> list_below(vfs::OpContext& ctx, uint64_t& at, vfs::DirSink sink);
   uint64_t number_of_parent(vfs::OpContext& ctx);
 
   // With offset_lock_ held: a snapshot taken at the first read and again after a rewind. Of a directory that is as below

@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "sentry/vfs/file_places.h"
+
+#include <algorithm>
+
+#include "base/core/check.h"
+#include "sentry/vfs/file_description.h"
+
+namespace sentry::vfs {
+
+using in_place::FilePlace;
+using in_place::PlacesBlock;
+
+namespace {
+
+constexpr int kMostTrust = 8;
+constexpr uint8_t kWastedMost = 2;
+constexpr size_t kSmallFile = 16 * 1024;
+
+uint64_t state_of(uint16_t tag, uint64_t position) { return uint64_t{tag} << in_place::kPositionBits | position; }
+
+}  // namespace
+
+base::Result<base::RefPtr<FilePlaces>> FilePlaces::create(memory::MemoryFile& file, const void* table) {
+  return base::make_ref<FilePlaces>(TRY(InPlaceMemory::create(file, in_place::kBlockSize)), table);
+}
+
+size_t FilePlaces::index_of(const FileDescription& file) const { return file.number_if_any() % in_place::kPlaces; }
+
+FilePlace& FilePlaces::place(size_t i) const { return static_cast<PlacesBlock*>(static_cast<void*>(memory_->bytes()))->of[i]; }
+
+// The stub gives nothing that was read while the version was odd or another one.
+template <typename F>
+void FilePlaces::rewrite(size_t i, F&& f) {
+  FilePlace& p = place(i);
+  Mine& m = mine_[i];
+  m.version += 2;
+  __atomic_store_n(&p.version, m.version - 1, __ATOMIC_SEQ_CST);
+  f(p);
+  __atomic_store_n(&p.version, m.version, __ATOMIC_SEQ_CST);
+}
+
+void FilePlaces::lend_locked(FileDescription& file) {
+  const size_t i = index_of(file);
+  Mine& m = mine_[i];
+  if (m.file == &file) return;
+  const uint64_t position = file.offset_.load(std::memory_order_relaxed);
+  if (position > in_place::kMostPosition) return;
+  if (m.file) take_back_locked(*m.file);
+  m.file = &file;
+  if (++m.tag == 0) m.tag = 1;
+  m.wasted = 0;
+  rewrite(i, [&](FilePlace& p) {
+    p.kind = file.inode().is_dir() ? in_place::kPlaceDirectory : 0;
+    p.length = 0;
+  });
+  __atomic_store_n(&place(i).number, file.number_if_any(), __ATOMIC_SEQ_CST);
+  __atomic_store_n(&place(i).state, state_of(m.tag, position), __ATOMIC_SEQ_CST);
+  file.lent_.store(this, std::memory_order_seq_cst);
+  // Who uses the position says so and then looks whether it is lent.
+  if (file.positions_held_.load(std::memory_order_seq_cst) != 0) take_back_locked(file);
+}
+
+uint64_t FilePlaces::position_locked(const FileDescription& file) const {
+  const uint64_t state = __atomic_load_n(&place(index_of(file)).state, __ATOMIC_SEQ_CST);
+  return state >> in_place::kPositionBits != 0 ? state & in_place::kPositionMask : file.offset_.load(std::memory_order_relaxed);
+}
+
+void FilePlaces::hold_position_locked(FileDescription& file) {
+  const uint64_t state = __atomic_exchange_n(&place(index_of(file)).state, uint64_t{0}, __ATOMIC_SEQ_CST);
+  if (state >> in_place::kPositionBits != 0) file.offset_.store(state & in_place::kPositionMask, std::memory_order_relaxed);
+}
+
+void FilePlaces::set_position_locked(FileDescription& file, uint64_t position) {
+  if (position > in_place::kMostPosition) {
+    take_back_locked(file);
+    file.offset_.store(position, std::memory_order_relaxed);
+    return;
+  }
+  const size_t i = index_of(file);
+  __atomic_store_n(&place(i).state, state_of(mine_[i].tag, position), __ATOMIC_SEQ_CST);
+}
+
+void FilePlaces::take_back_locked(FileDescription& file) {
+  const size_t i = index_of(file);
+  Mine& m = mine_[i];
+  CHECK(m.file == &file);
+  judge(i);
+  hold_position_locked(file);
+  __atomic_store_n(&place(i).number, uint64_t{0}, __ATOMIC_SEQ_CST);
+  m.file = nullptr;
+  m.length = 0;
+  file.lent_.store(nullptr, std::memory_order_seq_cst);
+}
+
+void FilePlaces::take_all_back_locked() {
+  for (Mine& m : mine_)
+    if (m.file) take_back_locked(*m.file);
+}
+
+// `used` is the stub's word: good enough for a guess.
+void FilePlaces::judge(size_t i) {
+  Mine& m = mine_[i];
+  if (m.length == 0) return;
+  const bool used = __atomic_load_n(&place(i).used, __ATOMIC_RELAXED) != m.used_before;
+  m.wasted = used ? 0 : static_cast<uint8_t>(m.wasted + 1);
+  if (m.opened_ahead) trust_ = std::clamp(trust_ + (used ? 1 : -2), 0, kMostTrust);
+  m.opened_ahead = false;
+}
+
+std::span<uint8_t> FilePlaces::begin_reading(size_t n) {
+  base::MutexLock lock(in_place_mutex());
+  if (reading_ || n > kMostAhead) return {};
+  reading_ = true;
+  n = (n + 63) & ~size_t{63};
+  if (next_byte_ + n > in_place::kBlockSize) next_byte_ = PlacesBlock::kBytes;
+  const uint32_t first = next_byte_, end = first + static_cast<uint32_t>(n);
+  next_byte_ = end;
+  for (size_t i = 0; i < mine_.size(); ++i) {
+    Mine& m = mine_[i];
+    if (m.length == 0 || m.first >= end || m.first + m.length <= first) continue;
+    m.length = 0;
+    rewrite(i, [](FilePlace& p) { p.length = 0; });
+  }
+  return {memory_->bytes() + first, n};
+}
+
+void FilePlaces::end_reading() {
+  base::MutexLock lock(in_place_mutex());
+  reading_ = false;
+}
+
+void FilePlaces::tell(const FileDescription& file, const KnownFile& known) {
+  base::MutexLock lock(in_place_mutex());
+  const size_t i = index_of(file);
+  Mine& m = mine_[i];
+  if (m.file != &file || known.end > in_place::kMostPosition) return;
+  const bool as_before = m.word == known.word && m.changes == known.changes;
+  m.word = static_cast<uint16_t>(known.word);
+  m.changes = known.changes;
+  if (!known.bytes.empty()) {
+    judge(i);
+    m.first = static_cast<uint32_t>(known.bytes.data() - memory_->bytes());
+    m.length = static_cast<uint32_t>(known.bytes.size());
+    m.used_before = __atomic_load_n(&place(i).used, __ATOMIC_RELAXED);
+    m.opened_ahead = known.start == 0;
+  } else if (!as_before) {
+    m.length = 0;
+  }
+  rewrite(i, [&](FilePlace& p) {
+    p.kind = static_cast<uint16_t>(in_place::kPlaceSize | (file.is_readable() ? in_place::kPlaceReadable : 0) |
+                                   (file.inode().is_dir() ? in_place::kPlaceDirectory : 0));
+    p.word = m.word;
+    p.changes = known.changes;
+    p.paths = known.paths;
+    p.end = known.end;
+    if (!known.bytes.empty()) {
+      p.start = known.start;
+      p.bytes = m.first;
+    }
+    p.length = m.length;
+  });
+}
+
+size_t FilePlaces::worth_at_open(uint64_t size) {
+  base::MutexLock lock(in_place_mutex());
+  return trust_ > 0 && size <= kSmallFile ? size : 0;
+}
+
+size_t FilePlaces::worth_behind(const FileDescription& file, uint64_t from, uint64_t asked, uint64_t size) {
+  base::MutexLock lock(in_place_mutex());
+  const Mine& m = mine_[index_of(file)];
+  if (m.file != &file) return 0;
+  // It was read from its beginning, which reading ahead when it was opened would have saved.
+  if (from <= asked && size <= kSmallFile) trust_ = std::min(trust_ + 2, kMostTrust);
+  const bool unused = m.length != 0 && __atomic_load_n(&place(index_of(file)).used, __ATOMIC_RELAXED) == m.used_before;
+  if (m.wasted + (unused ? 1 : 0) >= kWastedMost || asked > kMostAhead / 2 || from >= size) return 0;
+  return std::min<uint64_t>(size - from, kMostAhead);
+}
+
+}  // namespace sentry::vfs
