@@ -507,3 +507,76 @@ TEST(answers_end_with_the_program) {
   OK(stat("/bin/sh", &st));
   EXPECT_TRUE(!can_read(corner() + ANSWERS));
 }
+
+// Places of plain files and descriptors that were closed in place: in_place::PlacesBlock, ProcessShared::closed.
+#define PLACES (ANSWERS - BLOCK_SIZE)
+#define CLOSED (LOCKS + 2048)
+static void use_files(int shared) {
+  char b[256];
+  const int fd = open("plain", next_random() % 2 ? O_RDONLY : O_RDWR), dir = open(".", O_RDONLY | O_DIRECTORY);
+  read(fd, b, next_random() % sizeof b);
+  lseek(fd, next_random() % 100, (int)(next_random() % 3));
+  pread(fd, b, next_random() % sizeof b, next_random() % 100);
+  read(shared, b, next_random() % sizeof b);
+  lseek(shared, 0, SEEK_CUR);
+  syscall(SYS_getdents64, dir, b, sizeof b);
+  syscall(SYS_getdents64, dir, b, sizeof b);
+  fcntl(fd, F_SETFD, next_random() % 2);
+  if (next_random() % 4 == 0) write(fd, b, next_random() % 64);
+  close(fd);
+  close(dir);
+}
+// Who writes to them fools himself: others keep their descriptors, positions and bytes, and what he shares with others is a position.
+TEST(forged_places_fool_nobody_else) {
+  find_stub();
+  kit_write_file("plain", "0123456789");
+  const int shared = OK(open("plain", O_RDONLY));
+  for (int i = 0; i < 40; i++) use_files(shared);
+  if (!can_read(corner() + PLACES)) SKIP("this platform reads no files in place");
+  int ends[2];
+  OK(pipe(ends));
+  IN_CHILD(witness, {
+    // Its own places, beside the attacks.
+    char c;
+    OK(close(ends[1]));
+    kit_write_file("witness", "abcdefghij");
+    do {
+      const int fd = OK(open("witness", O_RDONLY));
+      char b[16];
+      EXPECT_EQ(read(fd, b, 4), 4);
+      EXPECT_EQ(lseek(fd, 0, SEEK_CUR), 4);
+      EXPECT_EQ(read(fd, b, 16), 6);
+      EXPECT_TRUE(memcmp(b, "efghij", 6) == 0);
+      EXPECT_EQ(lseek(fd, 0, SEEK_END), 10);
+      OK(close(fd));
+      EXPECT_ERR(close(fd), EBADF);
+      EXPECT_TRUE(lseek(shared, 0, SEEK_CUR) >= 0);
+      fcntl(ends[0], F_SETFL, O_NONBLOCK);
+    } while (read(ends[0], &c, 1) < 0 && !kit_failed());
+  });
+  static const uint64_t poison[] = {0, ~0UL, 1, 2, 0xffff, 0x7fffffffffffUL, 1UL << 63, 0x1ffffffffffffUL};
+  volatile uint64_t *block = (volatile uint64_t *)(corner() + PLACES), *closed = (volatile uint64_t *)(corner() + CLOSED);
+  for (unsigned i = 0; i < 60000; i++) {
+    const unsigned at = next_random() % 3 ? next_random() % (64 * 128 / 8) : next_random() % (BLOCK_SIZE / 8);
+    block[at] = next_random() % 2 ? poison[next_random() % 8] : next_random();
+    if (i % 16 == 0) {
+      // Nothing that is open for others to see: 0 to 2, the witness's pipe.
+      *(volatile uint32_t *)closed = 1;
+      closed[1 + next_random() % 16] |= next_random() % 2 ? ~0x3ffUL : poison[next_random() % 8] & ~0x3ffUL;
+    }
+    if (i % 8 == 0) use_files(shared);
+  }
+  EXPECT_EQ(write(ends[1], "e", 1), 1);
+  EXPECT_EXIT(witness, 0);
+  for (int i = 1; i <= 16; i++) closed[i] = 0;
+  for (unsigned i = 0; i < BLOCK_SIZE / 8; i++) block[i] = 0;
+  char b[16];
+  const int fd = OK(open("plain", O_RDONLY));
+  EXPECT_TRUE(read(fd, b, 1) <= 1);
+  IN_CHILD(child, {
+    EXPECT_TRUE(!can_read(corner() + PLACES));
+    const int again = OK(open("plain", O_RDONLY));
+    EXPECT_TRUE(read(again, b, 10) == 10);
+  });
+  EXPECT_EXIT(child, 0);
+}
