@@ -208,6 +208,11 @@ void PlainFile::has_read(uint64_t asked) {
   if (const std::optional<uint64_t> size = know()) tell(at, places_->worth_behind(file_, at, asked, *size));
 }
 
+void PlainFile::has_read_beginning() {
+  if (!quiet_ || !file_.inode().is_regular() || !lend()) return;
+  if (const std::optional<uint64_t> size = know()) places_->learn_from_beginning(*size);
+}
+
 void PlainFile::has_sought() {
   if (quiet_ && file_.inode().is_regular() && lend() && know()) tell(0, 0);
 }

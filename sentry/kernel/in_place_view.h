@@ -85,6 +85,7 @@ class PlainFile {
   PlainFile(Task& task, abi::Fd fd, vfs::FileDescription& file);
   void opened();
   void has_read(uint64_t asked);  // at the position
+  void has_read_beginning();      // by pread(2)
   void has_sought();
   void has_listed_all();
 

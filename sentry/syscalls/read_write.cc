@@ -67,7 +67,9 @@ Result<size_t> sys_pread64(Task& task, Fd fd, Addr buffer, size_t count, int64_t
   const uint64_t at = TRY(check_offset(*file, offset));
   TRY(check_buffer(task, buffer, count));
   vfs::UserIoBuffer dst(task.user_memory(), buffer, std::min(count, kMaxRwCount));
-  return read_file(task, *file, dst, at, policy_of(*file));
+  const Result<size_t> n = read_file(task, *file, dst, at, policy_of(*file));
+  if (n && at == 0 && file->lends_position()) kernel::PlainFile(task, fd, *file).has_read_beginning();
+  return n;
 }
 
 Result<size_t> sys_pwrite64(Task& task, Fd fd, Addr buffer, size_t count, int64_t offset) {

@@ -167,12 +167,16 @@ size_t FilePlaces::worth_at_open(uint64_t size) {
   return trust_ > 0 && size <= kSmallFile ? size : 0;
 }
 
+void FilePlaces::learn_from_beginning(uint64_t size) {
+  base::MutexLock lock(in_place_mutex());
+  if (size <= kSmallFile) trust_ = std::min(trust_ + 2, kMostTrust);
+}
+
 size_t FilePlaces::worth_behind(const FileDescription& file, uint64_t from, uint64_t asked, uint64_t size) {
+  if (from <= asked) learn_from_beginning(size);
   base::MutexLock lock(in_place_mutex());
   const Mine& m = mine_[index_of(file)];
   if (m.file != &file) return 0;
-  // It was read from its beginning, which reading ahead when it was opened would have saved.
-  if (from <= asked && size <= kSmallFile) trust_ = std::min(trust_ + 2, kMostTrust);
   const bool unused = m.length != 0 && __atomic_load_n(&place(index_of(file)).used, __ATOMIC_RELAXED) == m.used_before;
   if (m.wasted + (unused ? 1 : 0) >= kWastedMost || asked > kMostAhead / 2 || from >= size) return 0;
   return std::min<uint64_t>(size - from, kMostAhead);

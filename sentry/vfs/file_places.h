@@ -53,6 +53,8 @@ class FilePlaces final : public base::RefCounted {
   // How many bytes to read ahead at `from` of a file of that size; 0: none, or not worth it. `opened`: it was just opened, otherwise
   // its reader has come to `from`, asking for `asked` bytes the last time.
   size_t worth_at_open(uint64_t size);
+  // One of that size was read from its beginning, which reading ahead when it was opened would have saved.
+  void learn_from_beginning(uint64_t size);
   size_t worth_behind(const FileDescription& file, uint64_t from, uint64_t asked, uint64_t size);
 
   static constexpr size_t kMostAhead = 32 * 1024;
