@@ -65,7 +65,15 @@ const std::vector<base::SeccompRule>& stub_rules() {
   return rules;
 }
 
-std::vector<sock_filter> build_stub_filter(uint64_t text_base) {
+std::vector<base::SeccompRule> zygote_rules(ZygoteKey key) {
+  const auto with = [](uint32_t half, uint64_t value) { return uint64_t{half} << 32 | value; };
+  return {
+      {SYS_mmap, "the zygote maps control memory for the next stub",
+       {{2, ~uint64_t{PROT_READ | PROT_WRITE}, with(key.first, 0)}, {3, kAll, with(key.second, MAP_SHARED | MAP_FIXED)}}},
+  };
+}
+
+std::vector<sock_filter> build_stub_filter(uint64_t text_base, ZygoteKey key) {
   std::vector<sock_filter> p;
   std::vector<size_t> guest, next;
   load(p, kArch);
@@ -78,7 +86,9 @@ std::vector<sock_filter> build_stub_filter(uint64_t text_base) {
   p.push_back(BPF_STMT(BPF_JMP | BPF_JA, 1));
   patch(p, guest);
   ret(p, SECCOMP_RET_TRAP);
-  for (const base::SeccompRule& rule : stub_rules()) {
+  std::vector<base::SeccompRule> rules = zygote_rules(key);
+  rules.insert(rules.end(), stub_rules().begin(), stub_rules().end());
+  for (const base::SeccompRule& rule : rules) {
     load(p, kNr);
     unless_equal(p, static_cast<uint32_t>(rule.number), next);
     for (const base::SeccompArg& arg : rule.args) {

@@ -213,6 +213,7 @@ struct PatchEdit {
   abi::Addr start;        // first byte to replace
   uint8_t bytes[8] = {};  // what to write there
   uint8_t length = 0;
+  uint8_t before[8] = {};  // plan_cpuid(): what is there
 };
 struct PatchPlan {
   PatchEdit edits[2];
@@ -311,6 +312,11 @@ class Platform {
   // address (text of a file is mapped at one address per sandbox where possible). Platforms that do not patch
   // return no edits.
   virtual PatchPlan plan_patch(std::span<const uint8_t> text, abi::Addr text_start, abi::Addr site) = 0;
+  // `code` is a function, which will be at `start`: adds what to change in it so that its `cpuid` instructions cost less. Each edit is whole
+  // without the others, may be made while the function runs, and may be left out.
+  virtual void plan_cpuid(std::span<const uint8_t> code, abi::Addr start, std::vector<PatchEdit>& edits) {
+    (void)code, (void)start, (void)edits;
+  }
   // Where the sentry should place executable file mappings so that trampolines reach them; empty: anywhere.
   virtual abi::AddrRange text_window() const = 0;
 

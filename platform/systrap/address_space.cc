@@ -65,6 +65,7 @@ SystrapAddressSpace::~SystrapAddressSpace() {
   {
     base::MutexLock lock(mu_);
     CHECK(contexts_.empty());
+    if (parked_.size() == 1) platform_.send_away(parked_.front());
   }
   process_->abandoned.store(true);
   process_->kill();
@@ -337,6 +338,10 @@ base::Result<StubThread> SystrapAddressSpace::clone_thread() {
     process_->units.push_back(*unit);
   }
   StubThread thread;
+  {
+    base::MutexLock inner(platform_.run_mu_);
+    thread.cpu = commander->thread_.cpu;  // inherited
+  }
   thread.slot = platform_.control_.at<Slot>(*unit);
   thread.address = platform_.zygote_.layout().area + kSlotsOffset + next_slot_++ * kSlotSize;
   HostCall map = {SYS_mmap, {thread.address, kSlotSize, PROT_READ | PROT_WRITE, kMapFlags, kFdControl, *unit}};

@@ -66,7 +66,7 @@ void SystrapContext::set_gs_base(uint64_t value) {
 
 bool SystrapContext::save_xstate() {
   if (fp_valid_ || !fp_live_) return true;
-  if (in_frame_) {
+  if (in_frame_ || saved_) {
     fetch_frame_fp();
     return true;
   }
@@ -174,7 +174,7 @@ Event SystrapContext::read_event() {
   Event event;
   if (want_fp_) {
     // It only moved to a signal frame; the registers are here already.
-    want_fp_ = false;
+    want_fp_ = saved_ = false;
     in_frame_ = mode_of(peek(slot.head)) == kModeFrame;
     fetch_frame_fp();
     event.kind = EventKind::kInterrupted;
@@ -182,6 +182,7 @@ Event SystrapContext::read_event() {
   }
   const uint32_t head = peek(slot.head), kind = kind_of(head);
   in_frame_ = mode_of(head) == kModeFrame;
+  saved_ = false;
   if (kind == kStubKick) {
     read_arguments();
     event.kind = EventKind::kKick;
@@ -230,6 +231,7 @@ bool SystrapContext::read_call() {
   const uint32_t head = peek(slot.head);
   if (kind_of(head) != kStubSyscall || want_fp_) return false;
   in_frame_ = mode_of(head) == kModeFrame;
+  saved_ = mode_of(head) == kModeSaved;
   read_arguments();
   const uint32_t number = peek(slot.number);
   regs_.orig_rax = number == kWideNumber ? peek(slot.regs.rax) : number;

@@ -30,6 +30,7 @@ class ControlMemory {
   Doorbell* doorbell() const { return at<Doorbell>(kDoorbellFileOffset); }
   WaitingWords* waiting() const { return at<WaitingWords>(kWaitingFileOffset); }
   in_place::ChangeWords* changes() const { return at<in_place::ChangeWords>(kChangesFileOffset); }
+  CpuidBoard* cpuid() const { return at<CpuidBoard>(kCpuidFileOffset); }
   ZygoteBoard* board() const { return at<ZygoteBoard>(kZygoteFileOffset); }
 
   // A zeroed unit's file offset; ENOMEM when all are in use.

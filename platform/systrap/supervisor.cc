@@ -171,7 +171,7 @@ bool Supervisor::answer_one() {
 
 void Supervisor::approve(pid_t tid, uint64_t nr, const uint64_t* args, Answer& answer) {
   // The zygote runs no guest code.
-  if (tid == zygote_ && (nr == SYS_mmap || nr == SYS_clone || nr == SYS_close)) return;
+  if (tid == zygote_ && (nr == SYS_clone || nr == SYS_close)) return;
   base::RefPtr<StubProcess> process;
   {
     base::MutexLock lock(mu_);
@@ -249,6 +249,7 @@ void Supervisor::bury(pid_t pid) {
   }
   // Executors sleep on while processes end as they were told to.
   if (!stopping_ && (!process || !process->abandoned.load())) on_death_();
+  if (!stopping_ && zygote_alive_) on_burial_();
 }
 
 }  // namespace platform::systrap

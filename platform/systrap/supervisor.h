@@ -19,8 +19,9 @@ namespace platform::systrap {
 
 class Supervisor {
  public:
-  // `on_death` runs on the reaper's thread after a stub was marked dead that somebody may wait for.
-  Supervisor(ControlMemory& control, std::function<void()> on_death) : control_(control), on_death_(std::move(on_death)) {}
+  // On the reaper's thread: `on_death` after a stub was marked dead that somebody may wait for, `on_burial` when one is gone.
+  Supervisor(ControlMemory& control, std::function<void()> on_death, std::function<void()> on_burial)
+      : control_(control), on_death_(std::move(on_death)), on_burial_(std::move(on_burial)) {}
   ~Supervisor();
 
   void set_zygote(pid_t zygote, base::UniqueFd listener);
@@ -55,7 +56,7 @@ class Supervisor {
   void bury(pid_t pid);
 
   ControlMemory& control_;
-  std::function<void()> on_death_;
+  std::function<void()> on_death_, on_burial_;
   pid_t zygote_ = -1;
   base::UniqueFd listener_;
   base::UniqueFd stop_event_;

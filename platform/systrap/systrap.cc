@@ -88,7 +88,7 @@ base::Result<void> SystrapPlatform::init(const PlatformConfig& config) {
   const StubLayout& layout = zygote_.layout();
   reserved_ = {layout.zones.high, layout.zones.low};
   const auto* header = static_cast<const StubHeader*>(static_cast<const void*>(kStubImage));
-  trampolines_.init(layout.zones, layout.text() + header->fast_entry);
+  trampolines_.init(layout.zones, layout.text() + header->fast_entry, layout.text() + header->cpuid_entry);
   control_.waiting()->of[0] = 1;
   Doorbell* bell = control_.doorbell();
   bell->spin = config.cpus > 1 ? kSpin : 0;
@@ -140,12 +140,17 @@ void SystrapPlatform::start_once() {
   started_.store(true, std::memory_order_release);
 }
 
+void SystrapPlatform::fill_pool() {
+  while (zygote_.outstanding() < kPoolTarget) zygote_.request();
+}
+
 base::Result<std::unique_ptr<AddressSpace>> SystrapPlatform::create_address_space() {
   start_once();
   for (;;) {
     if (!supervisor_.zygote_alive()) return base::err(abi::Errno::kENOMEM);
     Zygote::Fork fork = TRY(zygote_.take());
-    while (zygote_.outstanding() < kPoolTarget) zygote_.request();
+    // Whoever waits for this one has the CPU now. Mostly a process ends before the pool is empty, and the reaper fills it.
+    if (zygote_.outstanding() == 0) fill_pool();
     auto process = base::make_ref<StubProcess>(fork.pid, fork.unit);
     supervisor_.add(process);
     if (process->dead.load()) {
@@ -275,6 +280,27 @@ void SystrapPlatform::place(SystrapContext& context) {
   // Beside others it is said where to go on: the host would wake it where the one is that wakes it.
   const bool beside = !running_.empty() && running_.size() < cpu_of_bell_.size();
   tie(context, spread || beside || (pace < kShortTicks && wait < kShortTicks) ? cpu : -1);
+}
+
+// The CPU of an executor that sleeps where no guest runs either; -1: none.
+int SystrapPlatform::unused_cpu() const {
+  const uint64_t now = __rdtsc();
+  base::MutexLock lock(run_mu_);
+  for (size_t i = 0; i < cpu_of_bell_.size(); ++i) {
+    const bool asleep = __atomic_load_n(&control_.doorbell()->bells[i].asleep, __ATOMIC_RELAXED) != 0;
+    if (asleep && wait_on(cpu_of_bell_[i], now) == 0) return cpu_of_bell_[i];
+  }
+  return -1;
+}
+
+// A thread that is about to be killed: what the host has to tear down keeps a CPU busy that nobody uses, rather than this one.
+void SystrapPlatform::send_away(const StubThread& thread) const {
+  const int cpu = unused_cpu();
+  if (cpu < 0 || cpu == thread.cpu) return;
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  CPU_SET(cpu, &set);
+  sched_setaffinity(thread.tid, sizeof set, &set);
 }
 
 void SystrapPlatform::tie(SystrapContext& context, int cpu) {

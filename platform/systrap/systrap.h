@@ -162,6 +162,7 @@ class SystrapContext final : public Context {
   bool fp_live_ = false;       // the CPU has a state that belongs to this context
   bool fs_changed_ = false;
   bool gs_changed_ = false;
+  bool saved_ = false;         // a stopped one that is not has its FP state in the slot all the same (as it says)
   bool in_frame_ = false;      // the stopped thread is in a signal frame (as it says)
   bool want_fp_ = false;       // the next resume only fetches FP state
   bool continuation_ = false;  // the queue did not fit the ring: resumed_mode_ waits
@@ -211,6 +212,7 @@ class SystrapPlatform final : public Platform {
   void wake() override;
   void wake_all() override;
   PatchPlan plan_patch(std::span<const uint8_t> text, abi::Addr text_start, abi::Addr site) override;
+  void plan_cpuid(std::span<const uint8_t> code, abi::Addr start, std::vector<PatchEdit>& edits) override;
   abi::AddrRange text_window() const override { return zygote_.layout().zones.window; }
   size_t running() const override { return running_count_.load(std::memory_order_relaxed); }
   Claims claims() const override;
@@ -221,6 +223,7 @@ class SystrapPlatform final : public Platform {
 
   void place_bells(unsigned executors);
   void start_once();
+  void fill_pool();
   // Kicks of contexts, from where they are found (with run_mu_) to where nothing is locked.
   struct Kicks {
     struct Kick {
@@ -252,6 +255,8 @@ class SystrapPlatform final : public Platform {
   void hand_over(SystrapContext& context);
   void enlist(SystrapContext& context, uint32_t state_before);
   void place(SystrapContext& context) REQUIRES(run_mu_);
+  int unused_cpu() const;
+  void send_away(const StubThread& thread) const;
   static int cpu_of_running(const SystrapContext& context);
   uint64_t wait_on(int cpu, uint64_t now) const REQUIRES(run_mu_);
   void tie(SystrapContext& context, int cpu) REQUIRES(run_mu_);
@@ -279,7 +284,7 @@ class SystrapPlatform final : public Platform {
 
   ControlMemory control_;
   Zygote zygote_{control_};
-  Supervisor supervisor_{control_, [this] { on_death(); }};
+  Supervisor supervisor_{control_, [this] { on_death(); }, [this] { fill_pool(); }};
   Trampolines trampolines_{control_};
   std::vector<abi::AddrRange> reserved_;
   std::atomic<bool> started_{false};
@@ -314,6 +319,11 @@ class SystrapPlatform final : public Platform {
   base::Mutex waiting_mu_{base::LockRank::kLeaf};
   uint32_t next_waiting_ GUARDED_BY(waiting_mu_) = 1;
   std::vector<uint32_t> free_waiting_ GUARDED_BY(waiting_mu_);
+
+  enum class Cpuid : uint8_t { kUnknown, kQuick, kSlow };
+  bool add_cpuid_site(abi::Addr site) REQUIRES(cpuid_mu_);
+  base::Mutex cpuid_mu_{base::LockRank::kPlatform};
+  Cpuid cpuid_ GUARDED_BY(cpuid_mu_) = Cpuid::kUnknown;
 
   mutable base::Mutex census_mu_{base::LockRank::kLeaf};
   std::vector<SystrapContext*> census_ GUARDED_BY(census_mu_);  // every context

@@ -40,9 +40,10 @@ bool reaches(uint64_t from, uint64_t to) {
 
 }  // namespace
 
-void Trampolines::init(const TrampolineZones& zones, uint64_t fast_entry) {
+void Trampolines::init(const TrampolineZones& zones, uint64_t fast_entry, uint64_t cpuid_entry) {
   zones_ = zones;
   fast_entry_ = fast_entry;
+  cpuid_entry_ = cpuid_entry;
   base::MutexLock lock(mu_);
   zone_[0] = {zones.high, kHighZoneFile, kHighZoneSlowFile};
   zone_[1] = {zones.low, kLowZoneFile, kLowZoneSlowFile};
@@ -51,7 +52,7 @@ void Trampolines::init(const TrampolineZones& zones, uint64_t fast_entry) {
 // The instruction as it must be at `address`; false when what it refers to is out of reach from there.
 bool Trampolines::relocate(const Entry& entry, uint64_t address, uint8_t* to) {
   std::memcpy(to, entry.bytes, entry.length);
-  if (!is_lea_of_rip({entry.bytes, entry.length})) return true;
+  if (entry.is_cpuid || !is_lea_of_rip({entry.bytes, entry.length})) return true;
   int32_t displacement;
   std::memcpy(&displacement, entry.bytes + entry.length - 4, sizeof displacement);
   const uint64_t target = entry.site - 2 + static_cast<uint64_t>(int64_t{displacement});
@@ -67,14 +68,54 @@ void Trampolines::write(const Zone& zone, uint32_t index, const Entry& entry) {
   relocate(entry, address, moved);
   uint8_t* fast = control_.at<uint8_t>(zone.fast_file + index * kEntrySize);
   Code code(fast);
-  code.copy(moved, entry.length).bytes({0x48, 0x8d, 0x0d});  // lea site(%rip),%rcx
-  uint64_t after_lea = address + entry.length + 7;
-  code.value(static_cast<uint32_t>(entry.site - after_lea));
-  code.bytes({0x49, 0xbb}).value(fast_entry_);  // movabs $fast_entry,%r11
-  code.bytes({0x41, 0xff, 0xe3});               // jmp *%r11
+  const auto after_lea = static_cast<uint32_t>(entry.site - (address + entry.length + 7));
+  if (entry.is_cpuid) {
+    code.copy(moved, entry.length).bytes({0x48, 0x8d, 0x15}).value(after_lea);  // lea site(%rip),%rdx
+    code.bytes({0x48, 0xbb}).value(cpuid_entry_);                               // movabs $cpuid_entry,%rbx
+    code.bytes({0xff, 0xe3});                                                   // jmp *%rbx
+  } else {
+    code.copy(moved, entry.length).bytes({0x48, 0x8d, 0x0d}).value(after_lea);  // lea site(%rip),%rcx
+    code.bytes({0x49, 0xbb}).value(fast_entry_);                                // movabs $fast_entry,%r11
+    code.bytes({0x41, 0xff, 0xe3});                                             // jmp *%r11
+  }
   Code slow(control_.at<uint8_t>(zone.slow_file + index * kEntrySize));
-  slow.copy(moved, entry.length).bytes({0x0f, 0x05});
+  slow.copy(moved, entry.length).bytes({0x0f, static_cast<uint8_t>(entry.is_cpuid ? 0xa2 : 0x05)});
   slow.bytes({0xff, 0x25, 0, 0, 0, 0}).value(entry.site);  // jmp *(%rip)
+}
+
+uint64_t Trampolines::make_trampoline(const Entry& entry, uint64_t start) {
+  auto [it, last] = by_site_.equal_range(entry.site);
+  for (; it != last; ++it) {
+    const Entry& known = entries_[it->second];
+    if (known.length == entry.length && std::memcmp(known.bytes, entry.bytes, entry.length) == 0) return it->second;
+  }
+  for (Zone& zone : zone_) {
+    uint64_t address = zone.range.start.value() + zone.used * kEntrySize;
+    if ((zone.used + 1) * kEntrySize > zone.range.length()) continue;
+    uint8_t moved[sizeof entry.bytes];
+    if (!reaches(start, address) || !reaches(address, entry.site) || !relocate(entry, address, moved)) continue;
+    write(zone, zone.used++, entry);
+    entries_[address] = entry;
+    by_site_.emplace(entry.site, address);
+    return address;
+  }
+  return 0;
+}
+
+std::optional<std::array<uint8_t, Trampolines::kJump>> Trampolines::plan_cpuid(abi::Addr site, std::span<const uint8_t> moved) {
+  Entry entry;
+  if (moved.size() > sizeof entry.bytes) return std::nullopt;
+  entry.site = site.value() + 2;
+  entry.length = static_cast<uint8_t>(moved.size());
+  entry.is_cpuid = true;
+  std::memcpy(entry.bytes, moved.data(), moved.size());
+  const uint64_t start = site.value() - moved.size();
+  base::MutexLock lock(mu_);
+  const uint64_t target = make_trampoline(entry, start);
+  if (target == 0) return std::nullopt;
+  std::array<uint8_t, kJump> jump;
+  Code(jump.data()).bytes({0xe9}).value(static_cast<uint32_t>(target - (start + kJump)));
+  return jump;
 }
 
 PatchPlan Trampolines::plan(std::span<const uint8_t> text, abi::Addr text_start, abi::Addr site) {
@@ -93,23 +134,7 @@ PatchPlan Trampolines::plan(std::span<const uint8_t> text, abi::Addr text_start,
   uint64_t start = length != 0 ? site.value() - 2 - length : site.value() + hole;
 
   base::MutexLock lock(mu_);
-  uint64_t target = 0;
-  auto [it, last] = by_site_.equal_range(entry.site);
-  for (; it != last; ++it) {
-    const Entry& known = entries_[it->second];
-    if (known.length == entry.length && std::memcmp(known.bytes, entry.bytes, length) == 0) target = it->second;
-  }
-  for (Zone& zone : zone_) {
-    if (target) break;
-    uint64_t address = zone.range.start.value() + zone.used * kEntrySize;
-    if ((zone.used + 1) * kEntrySize > zone.range.length()) continue;
-    uint8_t moved[sizeof entry.bytes];
-    if (!reaches(start, address) || !reaches(address, entry.site) || !relocate(entry, address, moved)) continue;
-    write(zone, zone.used++, entry);
-    entries_[address] = entry;
-    by_site_.emplace(entry.site, address);
-    target = address;
-  }
+  const uint64_t target = make_trampoline(entry, start);
   if (!target) return none;
   PatchPlan plan;
   PatchEdit& jump = plan.edits[plan.count++];
@@ -133,7 +158,7 @@ std::optional<abi::Addr> Trampolines::original(abi::Addr rip) const {
   auto it = entries_.find(entry_address);
   if (it == entries_.end()) return std::nullopt;
   const Entry& entry = it->second;
-  if (offset == 0) return abi::Addr(entry.site - 2 - entry.length);
+  if (offset == 0 || (entry.is_cpuid && offset < entry.length)) return abi::Addr(entry.site - 2 - entry.length + offset);
   // Slow trampolines: behind their system call.
   if (offset == entry.length + 2u) return abi::Addr(entry.site);
   return abi::Addr(entry.site - 2);

@@ -121,14 +121,17 @@ base::HostResult<void> Zygote::choose_layout() {
 
 base::HostResult<base::UniqueFd> Zygote::start(const PlatformConfig& config) {
   if (auto r = choose_layout(); !r) return base::HostErr(r.error());
-  std::vector<sock_filter> filter = filters::build_stub_filter(layout_.text());
+  filters::ZygoteKey key;
+  CHECK(getrandom(&key, sizeof key, 0) == sizeof key);
+  std::vector<sock_filter> filter = filters::build_stub_filter(layout_.text(), key);
   CHECK(filter.size() * sizeof(sock_filter) <= kBoardBoot - kBoardFilter);
   std::memcpy(control_.at<char>(kZygoteFileOffset + kBoardFilter), filter.data(), filter.size() * sizeof(sock_filter));
   std::memcpy(control_.at<char>(kTextFileOffset), kStubImage, kStubImageSize);
   auto* boot = control_.at<ZygoteBoot>(kZygoteFileOffset + kBoardBoot);
   const TrampolineZones& z = layout_.zones;
   *boot = {layout_.area, filter.size(), layout_.area + kZygoteOffset + kBoardFilter,
-           {{z.high.start.value(), z.high.length(), kHighZoneFile}, {z.low.start.value(), z.low.length(), kLowZoneFile}}};
+           {{z.high.start.value(), z.high.length(), kHighZoneFile}, {z.low.start.value(), z.low.length(), kLowZoneFile}},
+           {key.first, key.second}};
 
   int pair[2];
   if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) return base::HostErr(base::HostError::from_errno("socketpair"));
@@ -193,8 +196,7 @@ void Zygote::run_child(const PlatformConfig& config, int socket) {
                               layout_.text() + header->signal_return, ~uint64_t{0}};
     must(syscall(SYS_rt_sigaction, sig, &action, nullptr, 8) == 0, 17);
   }
-  mask = 0;
-  syscall(SYS_rt_sigprocmask, SIG_SETMASK, &mask, nullptr, 8);
+  // Signals stay blocked: none is to find the zygote's registers in a stub that just started.
   // The host kernel must not write to addresses that will be the guest's.
   syscall(SYS_set_tid_address, nullptr);
   syscall(SYS_set_robust_list, nullptr, 24);

@@ -81,7 +81,7 @@ constexpr int64_t kFirstPauseNs = 1'000'000, kLongestPauseNs = 64'000'000;
 constexpr uint32_t kQuickly = 4;
 // So many calls in a row from a guest on the executor's own CPU, each soon after the last, are worth another
 // executor that looks from another CPU.
-constexpr uint32_t kRecruitAfter = 4;
+constexpr uint32_t kRecruitAfter = 8;
 
 enum FiberState : uint32_t { kNew, kParked, kQueued, kRunning, kRunningWoken, kFinished };
 enum class SwitchReason : uint8_t { kPark, kYield, kFinish };
@@ -477,7 +477,8 @@ Scheduler::GuestRun Scheduler::run_guest(platform::Context& context, platform::R
 // A guest that calls all the time was answered without being looked at: after some of these in a row another executor is
 // woken to look from its own CPU, where it may.
 void Scheduler::Impl::recruit() {
-  if (executor().looking || spinning.load(std::memory_order_relaxed)) return;
+  // It would take the fibers that are ready here, such as a child that its parent is about to wait for.
+  if (executor().looking || spinning.load(std::memory_order_relaxed) || queued.load(std::memory_order_relaxed) != 0) return;
   if (local_calls.fetch_add(1, std::memory_order_relaxed) < kRecruitAfter) return;
   local_calls.store(0, std::memory_order_relaxed);
   if (sleepers.load(std::memory_order_relaxed) == 0 || monotonic_now_ns() < no_look_before.load(std::memory_order_relaxed)) return;

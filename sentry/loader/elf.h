@@ -50,6 +50,10 @@ struct MappedElf {
 base::Result<ElfImage> parse_elf(vfs::OpContext& ctx, base::RefPtr<vfs::FileDescription> file, ElfRole role);
 base::Result<MappedElf> map_elf(vfs::OpContext& ctx, mm::MemoryManager& mm, const ElfImage& image);
 
+// Makes the `cpuid` instructions of a mapped image cheaper, where the platform can and the image was used before: a C library's
+// dynamic linker executes dozens of them in each new process.
+void speed_up_cpuid(vfs::OpContext& ctx, mm::MemoryManager& mm, const ElfImage& image, uint64_t bias);
+
 // Up to dst.size() bytes of the file.
 base::Result<size_t> read_at(vfs::OpContext& ctx, vfs::FileDescription& file, std::span<uint8_t> dst, uint64_t offset);
 

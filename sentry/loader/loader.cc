@@ -147,6 +147,7 @@ Result<LoadedImage> load(const LoadArgs& args) {
     const MappedElf ld = TRY(map_elf(args.ctx, args.mm, *interpreter));
     entry = ld.entry;
     interpreter_base = ld.bias;
+    speed_up_cpuid(args.ctx, args.mm, *interpreter, ld.bias);
   }
   mm::MemoryManager::Layout layout;
   layout.brk_start = choose_brk(mapped);

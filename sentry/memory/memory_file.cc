@@ -36,8 +36,8 @@ constexpr uint64_t kFileSize = uint64_t{1} << (kChunkShift + kLeafShift + 18);
 // Two host mappings each; the host's default limit of mappings is 65530.
 constexpr size_t kMaxChunks = 24000;
 // Freed ranges wait until they are worth a host call: nobody can reach them any more.
-constexpr uint64_t kPendingBytes = 1 << 20;
-constexpr size_t kPendingRanges = 64;
+constexpr uint64_t kPendingBytes = 4 << 20;
+constexpr size_t kPendingRanges = 512;
 
 struct Chunk {
   uint8_t* data = nullptr;
@@ -178,6 +178,9 @@ base::Result<FileRange> MemoryFile::allocate(uint64_t length, MemoryKind kind) {
   base::MutexLock lock(m.mu);
   if (m.limit != 0 && m.total + length > m.limit) {
     // `total` counts what was promised; only what the host holds is limited.
+    if (!m.pending.empty()) decommit_all(m.pending);
+    m.pending.clear();
+    m.pending_bytes = 0;
     uint64_t real = m.committed();
     if (real >= m.limit || (kind != MemoryKind::kAnonymous && length > m.limit - real)) return base::err(kENOMEM);
   }

@@ -105,6 +105,10 @@ class MemoryManager final : public base::RefCounted, public memory::UserMemory {
   std::expected<void, FaultSignal> handle_fault(abi::Addr addr, platform::AccessKind access);
   // A trapped system call at `site` (address after the instruction): patch its text if possible.
   void consider_patching(abi::Addr site);
+  // Whether the text that is mapped from `text` on has a twin (text_patch.h), whose `cpuid` instructions nobody has seen to yet. True once.
+  bool takes_cpuid_patches(abi::Addr text);
+  // Makes those edits in it whose place is as they expect it.
+  void patch_cpuid(abi::Addr text, std::span<const platform::PatchEdit> edits);
 
   // UserMemory. Follows VMA protections, faults pages in, breaks COW.
   base::Result<void> copy_in(void* dst, abi::Addr src, size_t n) override;

@@ -27,6 +27,7 @@ class TextPatches final : public base::RefCounted {
   explicit TextPatches(memory::MemoryFile& file) : file_(file) {}
   ~TextPatches() override;
 
+  std::atomic<bool> cpuid_seen_to{false};  // once is enough: only speed depends on it
   uint64_t base() const { return base_.load(std::memory_order_acquire); }  // address of file offset 0; 0: no place yet
   // All copied text around file byte `offset`, with a reference on its pages for the caller; false: it is not copied.
   bool find(uint64_t offset, const memory::Mappable& object, Run& out);

@@ -302,4 +302,35 @@ bool MemoryManager::patch_file(const TextSite& site, const platform::PatchPlan& 
   return map_granule(m, object, base, site.page, TextPatches::granule(offset, site.vma_offset, text_end));
 }
 
+bool MemoryManager::takes_cpuid_patches(Addr text) {
+  Impl& m = *impl_;
+  base::ReadLock mapping(m.mapping_mu);
+  auto it = m.find_vma(text.value());
+  if (it == m.vmas.end() || it->first != text.value()) return false;
+  auto patches = m.patches_for(it->first, it->second);
+  TextPatches::Run run;
+  if (!patches || !patches->find(it->second.offset, *it->second.object, run)) return false;
+  m.file.drop_ref(run.pages);
+  return !patches->cpuid_seen_to.exchange(true);
+}
+
+void MemoryManager::patch_cpuid(Addr text, std::span<const platform::PatchEdit> edits) {
+  Impl& m = *impl_;
+  base::ReadLock mapping(m.mapping_mu);
+  auto it = m.find_vma(text.value());
+  if (it == m.vmas.end() || it->first != text.value()) return;
+  auto patches = m.patches_for(it->first, it->second);
+  if (!patches) return;
+  for (const platform::PatchEdit& edit : edits) {
+    const uint64_t offset = edit.start.value() - patches->base();
+    TextPatches::Run run;
+    if (!patches->find(offset, *it->second.object, run)) continue;
+    uint8_t* at = m.file.data(run.memory_at(offset));
+    // The file may be another one by now than the one that was read.
+    const bool inside = offset + edit.length <= run.end && offset % kPageSize + edit.length <= kPageSize;
+    if (inside && memcmp(at, edit.before, edit.length) == 0) (void)store_code(at, edit.bytes, edit.length);
+    m.file.drop_ref(run.pages);
+  }
+}
+
 }  // namespace sentry::mm

@@ -5,6 +5,8 @@
 
 #include <cstring>
 
+#include <cpuid.h>
+
 #include "base/stats/stats.h"
 #include "tests/platform/harness.h"
 
@@ -151,6 +153,44 @@ TEST_CASE("a site that is not understood is left alone", "[syscall][patch]") {
 }
 
 GUEST(ids, "nop; mov $39, %eax; syscall; mov %rax, %rbx; mov $102, %eax; syscall; mov %rax, %r12; mov $600, %eax; syscall; hlt")
+
+// Two that are asked alike every time, and one that nobody has an answer for: through a trampoline, a breakpoint, a breakpoint.
+GUEST(ask_cpuid,
+      "movq $0x5678, -128(%rsp); mov $0xdddd, %r11; mov $0x7777, %rdi; stc\n"
+      "mov $0x80000000, %eax; mov $0x9999, %ecx; cpuid\n"
+      "mov %rax, %r8; mov %rbx, %r9; mov %rcx, %r10; mov %rdx, %rsi; mov %r11, %r15; setc %r11b; movzbl %r11b, %r14d\n"
+      "mov $4, %eax; mov $1, %ecx; nop; cpuid\n"
+      "mov %rax, %r12; mov %rcx, %r13; mov $0x4fffffff, %eax; nop; cpuid\n"
+      "mov %rax, %rbp; mov -128(%rsp), %rdx; mov $1000, %eax; syscall; hlt")
+
+TEST_CASE("cpuid answers the same where it is sped up", "[patch]") {
+  on_every_platform([](Machine& m) {
+    uint32_t a, b, c, d, ignored, caches, sets, unknown;
+    __cpuid_count(0x80000000, 0x9999, a, b, c, d);
+    __cpuid_count(4, 1, caches, ignored, sets, ignored);
+    __cpuid_count(0x4fffffff, sets, unknown, ignored, ignored, ignored);
+    for (bool patched : {false, true}) {
+      Guest guest(m, ask_cpuid());
+      if (patched) {
+        std::vector<platform::PatchEdit> edits;
+        m.platform().plan_cpuid({m.bytes(guest.code_offset), ask_cpuid().size()}, abi::Addr(code_at), edits);
+        for (const platform::PatchEdit& edit : edits) {
+          uint8_t* at = m.bytes(guest.code_offset + (edit.start.value() - code_at));
+          REQUIRE(std::memcmp(at, edit.before, edit.length) == 0);
+          std::memcpy(at, edit.bytes, edit.length);
+        }
+        // Three breakpoints and a jump, or nothing where cpuid is quick or the platform does not care.
+        CHECK((edits.empty() || edits.size() == 4));
+      }
+      Event e = guest.run();
+      REQUIRE(e.kind == EventKind::kSyscall);
+      auto& r = guest.regs();
+      CHECK((r.r8 == a && r.r9 == b && r.r10 == c && r.rsi == d));
+      CHECK((r.r12 == caches && r.r13 == sets && r.rbp == unknown));
+      CHECK((r.rdi == 0x7777 && r.r15 == 0xdddd && r.r14 == 1 && r.rdx == 0x5678));
+    }
+  });
+}
 
 TEST_CASE("identity is answered in place when enabled, trapped and patched", "[in_place]") {
   on_every_platform([](Machine& m) {

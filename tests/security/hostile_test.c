@@ -124,6 +124,42 @@ static void widen_step(int i) {
   target_page = 0;
   _exit(0);
 }
+// The zygote's mmap passes by a key in the high halves of two arguments: one that is guessed must map nothing, of any descriptor.
+static void guess_step(int i) {
+  static const unsigned long guesses[] = {0, 1, 0xffffffff, 0x11, 0x80000000, 0x5eed1234};
+  uintptr_t gadget = gadgets[i % gadget_count];
+  int round = i / gadget_count;
+  unsigned long guess = guesses[round % 6] << 32, fd = round / 6 % 6;
+  char *at = mmap(NULL, P, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  target_page = (uintptr_t)at;
+  pthread_t t;
+  pthread_create(&t, NULL, write_at_target, NULL);
+  usleep(500);
+  char stack[4096] __attribute__((aligned(16)));
+  register char *top __asm__("r14") = stack + 2048;
+  register unsigned long flags __asm__("r10") = guess | MAP_SHARED | MAP_FIXED, r8 __asm__("r8") = fd, offset __asm__("r9") = 0x10000;
+  long nr = SYS_mmap, a = (long)at, size = P, prot = (long)(guess | PROT_READ | PROT_WRITE);
+  __asm__ volatile("mov %%rsp, %%rbx\n\tmov %%r14, %%rsp\n\tcall *%4\n\tmov %%rbx, %%rsp"
+                   : "+a"(nr), "+D"(a), "+S"(size), "+d"(prot), "+c"(gadget), "+r"(top), "+r"(flags), "+r"(r8), "+r"(offset)
+                   : : "rbx", "r11", "memory", "cc");
+  usleep(1000);
+  if (can_write(target_page)) board[4] = 1;
+  target_page = 0;
+  _exit(0);
+}
+TEST_TIMEOUT(guessed_keys_map_nothing, 60) {
+  find_stub();
+  struct range *text = executable_range();
+  if (!text) SKIP("no readable stub text");
+  gadget_count = 0;
+  for (uintptr_t at = text->start; at + 1 < text->end && gadget_count < 64; at++)
+    if (((unsigned char *)at)[0] == 0x0f && ((unsigned char *)at)[1] == 0x05) gadgets[gadget_count++] = at;
+  pid_t witness = start_witness();
+  attack(gadget_count * 36, guess_step, 100, 20000);
+  EXPECT_EQ(board[4], 0);
+  end_witness(witness);
+}
+
 static void try_to_widen(uintptr_t page) {
   target_page = page;
   attack(gadget_count, widen_step, 100, 4000);

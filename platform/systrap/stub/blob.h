@@ -13,7 +13,7 @@ struct StubHeader {
   uint32_t signal_return;
   uint32_t fast_entry;
   uint32_t end;
-  uint32_t pad0;
+  uint32_t cpuid_entry;
 };
 
 extern const unsigned char kStubImage[];

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "platform/common/cpuid_answer.h"
 #include "platform/interface/in_place_io.h"
 #include "platform/systrap/stub/offsets.h"
 
@@ -22,7 +23,8 @@ inline constexpr uint64_t kTextSize = 0x1'0000;
 inline constexpr uint64_t kDoorbellOffset = 0x20'0000;  // Doorbell, r--
 inline constexpr uint64_t kWaitingOffset = kDoorbellOffset + 0x1000;  // WaitingWords, r--
 inline constexpr uint64_t kChangesOffset = kDoorbellOffset + 0x2000;  // in_place::ChangeWords, r--
-inline constexpr uint64_t kBoardPages = 3;
+inline constexpr uint64_t kCpuidOffset = kDoorbellOffset + 0x3000;    // CpuidBoard, r--
+inline constexpr uint64_t kBoardPages = 4;
 inline constexpr uint64_t kZygoteOffset = 0x21'0000;    // ZygoteBoard and the zygote's stack, zygote only
 inline constexpr uint64_t kRingOffset = 0x40'0000;      // HostOp ring, r--
 inline constexpr uint64_t kDescriptorsOffset = kRingOffset + 0x4000;  // in_place words of descriptors, r--
@@ -40,6 +42,7 @@ static_assert(kSlotsOffset % kSlotSize == 0);
 inline constexpr uint64_t kDoorbellFileOffset = 0;
 inline constexpr uint64_t kWaitingFileOffset = 0x1000;
 inline constexpr uint64_t kChangesFileOffset = 0x2000;
+inline constexpr uint64_t kCpuidFileOffset = 0x3000;
 inline constexpr uint64_t kZygoteFileOffset = 0x1'0000;
 inline constexpr uint64_t kTextFileOffset = 0x2'0000;
 inline constexpr uint64_t kTrampolineFileOffset = 0x10'0000;
@@ -104,12 +107,13 @@ enum StubEvent : uint32_t {
   kStubBatchDone = 16,
 };
 
-enum SlotMode : uint32_t { kModeFast = 0, kModeFrame = 1 };
+// kModeSaved: as kModeFast, and the FP state is in the slot's xstate area as well.
+enum SlotMode : uint32_t { kModeFast = 0, kModeFrame = 1, kModeSaved = 2 };
 
 // Slot::head: kind of the event, mode, CPU where it was posted (a hint).
 constexpr uint32_t make_head(uint32_t kind, SlotMode mode, uint32_t cpu) { return (kind & 0xff) | mode << 8 | cpu << 16; }
 constexpr uint32_t kind_of(uint32_t head) { return head & 0xff; }
-constexpr SlotMode mode_of(uint32_t head) { return head >> 8 & 1 ? kModeFrame : kModeFast; }
+constexpr SlotMode mode_of(uint32_t head) { return head >> 8 & 1 ? kModeFrame : head >> 9 & 1 ? kModeSaved : kModeFast; }
 constexpr uint32_t cpu_of(uint32_t head) { return head >> 16; }
 // Slot::reply: ReplyOp and ReplyFlags.
 constexpr uint32_t make_reply(uint32_t op, uint32_t flags) { return op | flags << 8; }
@@ -297,6 +301,17 @@ struct Doorbell {
 };
 static_assert(sizeof(Doorbell) <= 4096);
 
+// What `cpuid` says, and where guests ask by another instruction in its place: docs/decisions/0040. The sentry alone writes; each count
+// covers what was written before.
+struct CpuidBoard {
+  static constexpr uint32_t kSites = 128;
+  uint32_t answer_count;
+  uint32_t site_count;
+  CpuidAnswer answers[96];
+  uint64_t sites[kSites];  // addresses
+};
+static_assert(sizeof(CpuidBoard) <= 4096 && kCpuidOffset + 4096 <= kDoorbellOffset + kBoardPages * 4096);
+
 // Requests to the zygote: it is trusted, and no stub maps this.
 struct ZygoteBoard {
   uint32_t requested;  // sentry
@@ -313,6 +328,7 @@ struct ZygoteBoot {
   struct Zone {
     uint64_t address, length, offset;
   } zones[2];  // trampolines, r-x
+  uint32_t key[2];  // filters::ZygoteKey
 };
 
 }  // namespace platform::systrap

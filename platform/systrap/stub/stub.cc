@@ -596,11 +596,19 @@ bool signal_in_stub(int sig, Slot* slot, UContext* uc) {
 
 }  // namespace
 
+#include "platform/systrap/stub/stub_cpuid.inc"  // NOLINT: a part of this file
+
 extern "C" void stub_signal(int sig, SigInfo* info, UContext* uc, uint64_t rsp) {
   // The kernel chose this stack, whatever the guest did to its registers.
   Slot* slot = reinterpret_cast<Slot*>(rsp & ~(kSlotSize - 1));
   if (slot->recover ? in_text(uc->mc.rip) || in_vdso(uc->mc.rip) : in_text(uc->mc.rip) && sig != 31) {
     if (signal_in_stub(sig, slot, uc)) return;
+  }
+  if (sig == 5 && info->code == 0x80 && uc->mc.trapno == 3 && is_cpuid_site(uc->mc.rip - 1)) {
+    // A breakpoint that stands in the first byte of a `cpuid`.
+    answer_cpuid(uc->mc);
+    uc->mc.rip += 1;
+    return;
   }
   save_registers(slot, uc);
   slot->signo = sig;
@@ -676,7 +684,14 @@ void obey(Slot* slot) {
 void report_fast(Slot* slot, uint32_t kind) {
   slot->regs.fs_base = rdfs();
   slot->regs.gs_base = 0;
-  post(slot, kind, kModeFast);
+  SlotMode mode = kModeFast;
+  // clone, fork, vfork, clone3: the new thread starts with this one's FP state, and asking for it would take another hand-off.
+  if (const uint64_t number = slot->regs.rax; kind == kStubSyscall && ((number >= 56 && number <= 58) || number == 435)) {
+    xsave(reinterpret_cast<uint8_t*>(slot) + kSlotXstate);
+    slot->frame_offset = kSlotXstate;
+    mode = kModeSaved;
+  }
+  post(slot, kind, mode);
   obey(slot);
 }
 
@@ -696,19 +711,23 @@ extern "C" void fast_main(Slot* slot) {
   if (since != 0) learn_from_sleep(slot, since);
 }
 
+// cpuid_entry calls it likewise.
+extern "C" void cpuid_main(Slot* slot) { answer_cpuid(slot->regs); }
+
 extern "C" void fast_interrupted(Slot* slot) { report_fast(slot, kStubInterrupted); }
 
 // Start of every host thread that runs guest code.
 extern "C" [[noreturn]] void thread_main(Slot* slot) {
   if (addr(slot) == area() + kSlotsOffset) {
-    call(kMunmap, area() + kZygoteOffset, kUnitSize);
+    if (call(kMunmap, area() + kZygoteOffset, kUnitSize) < 0) die();
   } else {
     // Threads do not inherit the signal stack; the process's first one has it from the zygote.
     uint64_t stack[3] = {addr(slot) + kSlotStack, 0, kSlotSize - kSlotStack};
     if (call(kSigaltstack, addr(&stack[0]), 0) < 0) die();
-    uint64_t all = ~uint64_t{0};  // the thread that made this one may have been in a handler
-    call(kSigprocmask, 1 /* SIG_UNBLOCK */, addr(&all), 0, sizeof all);
   }
+  // The zygote has all signals blocked; a thread that made this one may have been in a handler.
+  uint64_t all = ~uint64_t{0};
+  call(kSigprocmask, 1 /* SIG_UNBLOCK */, addr(&all), 0, sizeof all);
   wrgs(addr(slot));
   slot->stack_top = addr(slot) + kSlotSize - 64;
   uint32_t fresh = kFresh;
@@ -735,14 +754,13 @@ void send_listener(int listener) {
   if (call(kSendmsg, kFdBootSocket, addr(&msg[0]), 0) < 0) die();
 }
 
-long spawn(uint64_t unit) {
-  uint64_t base = area();
-  long r;
-  do r = call(kMmap, base + kRingOffset, kUnitShared, 1, 0x11, kFdControlReadOnly, unit);
-  while (r == kErrEINTR);
+// The key goes where the host ignores it. What a stub starts with has nothing of it: its registers are empty, and it leaves the zygote's
+// memory behind before it runs guest code.
+long spawn(uint64_t unit, const uint32_t (&key)[2]) {
+  const uint64_t base = area(), first = uint64_t{key[0]} << 32, second = uint64_t{key[1]} << 32;
+  long r = call(kMmap, base + kRingOffset, kUnitShared, first | 1, second | 0x11, kFdControlReadOnly, unit);
   if (r < 0) return r;
-  do r = call(kMmap, base + kSharedOffset, kUnitSize - kUnitShared, 3, 0x11, kFdControl, unit + kUnitShared);
-  while (r == kErrEINTR);
+  r = call(kMmap, base + kSharedOffset, kUnitSize - kUnitShared, first | 3, second | 0x11, kFdControl, unit + kUnitShared);
   if (r < 0) return r;
   // CLONE_PARENT | SIGCHLD: a child of the sentry, which reaps it.
   return clone_thread(0x8000 | 17, base + kSlotsOffset + kSlotSize, base + kSlotsOffset);
@@ -774,7 +792,7 @@ extern "C" [[noreturn]] void zygote_main(const ZygoteBoot* boot) {
   auto* board = reinterpret_cast<ZygoteBoard*>(base + kZygoteOffset);
   for (uint32_t n = 0;; ++n) {
     while (load(&board->requested) == n) futex_wait(&board->requested, n, nullptr);
-    board->pid[n % 64] = static_cast<int32_t>(spawn(board->unit[n % 64]));
+    board->pid[n % 64] = static_cast<int32_t>(spawn(board->unit[n % 64], boot->key));
     __atomic_store_n(&board->completed, n + 1, __ATOMIC_SEQ_CST);
     futex_wake(&board->completed, 1);
   }

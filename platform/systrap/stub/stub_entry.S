@@ -11,7 +11,7 @@ stub_base:
   .long signal_return - stub_base
   .long fast_entry - stub_base
   .long stub_end - stub_base
-  .long 0
+  .long cpuid_entry - stub_base
 
   .text
   // rsp: top of a stack outside everything that will be unmapped, rdi: ZygoteBoot.
@@ -88,6 +88,32 @@ fast_pending:
   call fast_interrupted
   jmp fast_window
 
+  // A patched `cpuid`: rdx = where to go on, rbx free (cpuid changes both), gs base = Slot. All else is the guest's.
+  .balign 64
+cpuid_entry:
+  mov %rsp, %gs:SLOT_RSP
+  mov %gs:SLOT_STACK_TOP, %rsp
+  mov %rax, %gs:SLOT_RAX
+  mov %rcx, %gs:SLOT_RCX
+  mov %rdx, %gs:SLOT_RIP
+  mov %rsi, %gs:SLOT_RSI
+  mov %rdi, %gs:SLOT_RDI
+  mov %r8, %gs:SLOT_R8
+  mov %r9, %gs:SLOT_R9
+  mov %r10, %gs:SLOT_R10
+  mov %r11, %gs:SLOT_R11
+  mov %rbp, %gs:SLOT_RBP
+  mov %r12, %gs:SLOT_R12
+  mov %r13, %gs:SLOT_R13
+  mov %r14, %gs:SLOT_R14
+  mov %r15, %gs:SLOT_R15
+  pushfq
+  popq %gs:SLOT_EFLAGS
+  cld
+  rdgsbase %rdi
+  call cpuid_main
+  jmp fast_window
+
   // long guarded(long (*what)(uint64_t, uint64_t), uint64_t a, uint64_t b, Slot*): what(a, b), or kGuardFailed when it
   // faulted or made a system call.
   .globl guarded, guarded_failed
@@ -126,7 +152,7 @@ fast_trap:
 fast_trap_after:
   ud2
 
-  // long clone_thread(flags, stack, slot): the child starts in thread_main(slot).
+  // long clone_thread(flags, stack, slot): the child starts in thread_main(slot), with nothing else in its registers.
   .globl clone_thread
 clone_thread:
   mov %rdx, %r9
@@ -139,8 +165,18 @@ clone_thread:
   jz 1f
   ret
 1:
-  xor %ebp, %ebp
   mov %r9, %rdi
+  xor %ebx, %ebx
+  xor %ecx, %ecx
+  xor %esi, %esi
+  xor %ebp, %ebp
+  xor %r9d, %r9d
+  xor %r10d, %r10d
+  xor %r11d, %r11d
+  xor %r12d, %r12d
+  xor %r13d, %r13d
+  xor %r14d, %r14d
+  xor %r15d, %r15d
   call thread_main
   ud2
 
