@@ -10,8 +10,9 @@
 namespace platform::systrap {
 namespace {
 
-// A trap that the stub answers itself takes some 5,000 ticks. Where cpuid takes about as long nothing is gained.
-constexpr uint64_t kWorthTicks = 8'000;
+// A breakpoint takes some 6,000 ticks, a trampoline a hundred, and about two of three go through trampolines. Where cpuid takes less than
+// this nothing is gained.
+constexpr uint64_t kWorthTicks = 5'000;
 
 constexpr uint8_t kBreakpoint = 0xcc;
 constexpr size_t kJump = Trampolines::kJump;
