@@ -179,6 +179,14 @@ struct AnswerTable {
 };
 inline constexpr uint32_t kAnswerBlocks = (sizeof(AnswerTable) + kBlockSize - 1) / kBlockSize;
 inline constexpr uint32_t kFirstAnswerBlock = kBlocks - kAnswerBlocks;
+// Answers that several processes have in common, about absolute paths and descriptions only; their stubs only read them, and give them
+// while the change word of their place says that they have not gone elsewhere. docs/decisions/0039.
+inline constexpr uint32_t kFirstCommonBlock = kFirstAnswerBlock - kAnswerBlocks;
+struct CommonReader {
+  uint64_t reader;  // 0: none
+  uint64_t count;   // what the change word was
+  uint64_t word;
+};
 
 // --- Places: the positions of plain files, and bytes that were read ahead ---
 //
@@ -204,7 +212,7 @@ inline constexpr int kPositionBits = 48;
 inline constexpr uint64_t kPositionMask = (uint64_t{1} << kPositionBits) - 1;
 inline constexpr uint64_t kMostPosition = kPositionMask >> 1;
 inline constexpr uint32_t kPlaces = 64;
-inline constexpr uint32_t kPlacesBlock = kFirstAnswerBlock - 1;
+inline constexpr uint32_t kPlacesBlock = kFirstCommonBlock - 1;
 struct PlacesBlock {
   FilePlace of[kPlaces];  // by number modulo kPlaces
   static constexpr uint32_t kBytes = kPlaces * sizeof(FilePlace);  // here they begin

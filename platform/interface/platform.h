@@ -112,6 +112,8 @@ class Context {
 
   // Whose answers of stat(2) the stub gives (in_place_io.h) until the next set_in_place(); 0: none.
   virtual void set_reader(uint64_t reader) { (void)reader; }
+  // The same for the answers that it has in common with others.
+  virtual void set_common_reader(const in_place::CommonReader& reader) { (void)reader; }
 
   // The guest's signal mask, so that a platform can change it in place (rt_sigprocmask) while in-place answers are on: what the
   // guest has from the next resume() on. False: this platform does not, and neither of the other two is called.
@@ -191,9 +193,12 @@ class AddressSpace {
   virtual bool has_in_place_io() const { return false; }
   // What the stub knows of a descriptor below in_place::kDescriptors; 0: nothing. Atomic; calls under way may still use the old word.
   virtual void set_descriptor(uint32_t fd, uint64_t word) { (void)fd, (void)word; }
-  // Puts memory [offset, offset + length) where the stub looks for a block, for reading and writing. Queued like map(). What is longer
-  // than a block takes the ones that follow it.
-  virtual void map_block(uint32_t block, uint64_t offset, uint64_t length) { (void)block, (void)offset, (void)length; }
+  // Puts memory [offset, offset + length) where the stub looks for a block. Queued like map(). What is longer than a block takes the
+  // ones that follow it.
+  enum class BlockUse : uint8_t { kWrite, kReadOnly };
+  virtual void map_block(uint32_t block, uint64_t offset, uint64_t length, BlockUse use = BlockUse::kWrite) {
+    (void)block, (void)offset, (void)length, (void)use;
+  }
   virtual void unmap_block(uint32_t block, uint64_t length) { (void)block, (void)length; }
   // Shared with the stub, for as long as the address space lives; hostile.
   virtual in_place::DescriptorLocks* descriptor_locks() { return nullptr; }

@@ -252,11 +252,12 @@ void SystrapAddressSpace::set_descriptor(uint32_t fd, uint64_t word) {
   __atomic_store_n(platform_.control_.at<uint64_t>(unit_ + kUnitDescriptors) + fd, word, __ATOMIC_SEQ_CST);
 }
 
-void SystrapAddressSpace::map_block(uint32_t block, uint64_t offset, uint64_t length) {
+void SystrapAddressSpace::map_block(uint32_t block, uint64_t offset, uint64_t length, BlockUse use) {
   CHECK(block < in_place::kBlocks && length <= (in_place::kBlocks - block) * in_place::kBlockSize);
   const abi::Addr at(platform_.zygote_.layout().area + kBlocksOffset + block * in_place::kBlockSize);
   base::MutexLock lock(mu_);
-  push(map_op({at, at + length}, offset, {true, true, false}, kFdMemory));
+  const bool writes = use == BlockUse::kWrite;
+  push(map_op({at, at + length}, offset, {true, writes, false}, writes ? kFdMemory : kFdMemoryReadOnly));
 }
 
 void SystrapAddressSpace::unmap_block(uint32_t block, uint64_t length) {

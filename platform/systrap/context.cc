@@ -155,7 +155,15 @@ void SystrapContext::set_in_place(const InPlaceValues& v) {
   poke(to.gid, v.gid);
   poke(to.egid, v.egid);
   poke(to.reader, uint64_t{0});
+  set_common_reader({});
   __atomic_store_n(&to.enabled, static_cast<uint16_t>(v.enabled), __ATOMIC_RELEASE);
+}
+
+void SystrapContext::set_common_reader(const in_place::CommonReader& reader) {
+  in_place::CommonReader& to = thread_.slot->common;
+  poke(to.word, reader.word);
+  poke(to.count, reader.count);
+  poke(to.reader, reader.reader);
 }
 
 void SystrapContext::set_reader(uint64_t reader) { poke(thread_.slot->in_place.reader, reader); }

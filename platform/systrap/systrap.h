@@ -48,7 +48,7 @@ class SystrapAddressSpace final : public AddressSpace {
   void count_futex_waiter(abi::Addr address, int delta) override;
   bool has_in_place_io() const override { return true; }
   void set_descriptor(uint32_t fd, uint64_t word) override;
-  void map_block(uint32_t block, uint64_t offset, uint64_t length) override;
+  void map_block(uint32_t block, uint64_t offset, uint64_t length, BlockUse use) override;
   void unmap_block(uint32_t block, uint64_t length) override;
   in_place::DescriptorLocks* descriptor_locks() override { return &shared_->io_locks; }
   in_place::ClosedDescriptors* closed_descriptors() override { return &shared_->closed; }
@@ -124,6 +124,7 @@ class SystrapContext final : public Context {
   void condemn() override;
   void set_in_place(const InPlaceValues& values) override;
   void set_reader(uint64_t reader) override;
+  void set_common_reader(const in_place::CommonReader& reader) override;
   bool set_signal_mask(uint64_t mask) override;
   uint64_t signal_mask() const override;
   void hold_signal_mask(bool held) override;

@@ -144,7 +144,7 @@ Result<void> exec_task(Task& task, ExecArgs args) {
   task.set_credentials(program.creds);
   task.mm().set_dumpable(dumpable);  // of the new image: what the loader decided
   if (program.secure) task.parent_death_signal.store(0);
-  task.priv().stats_asked = 0;
+  task.priv().stats_asked = task.priv().paths_asked = 0;
   update_in_place(task);
   base::stats::count(base::stats::Counter::kExecs);
   return {};

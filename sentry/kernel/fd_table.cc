@@ -80,6 +80,12 @@ RefPtr<StatAnswers> FdTable::answers(mm::MemoryManager& mm, memory::MemoryFile& 
   return view ? view->answers(make ? &memory : nullptr) : nullptr;
 }
 
+bool FdTable::share_answers(mm::MemoryManager& mm, CommonAnswers& common) {
+  base::MutexLock lock(mu_);
+  DescriptorView* view = view_of_locked(mm, MakeView::kYes);
+  return view && view->share(common);
+}
+
 void FdTable::show_description(mm::MemoryManager& mm, abi::Fd fd, FileDescription& file, MakeView make) {
   settle();
   base::MutexLock lock(mu_);

@@ -21,6 +21,7 @@ class MemoryManager;
 namespace sentry::kernel {
 
 class DescriptorView;
+class CommonAnswers;
 class StatAnswers;
 
 // A stub may close descriptors in place (in_place::ClosedDescriptors): each call here takes those over first.
@@ -62,6 +63,8 @@ class FdTable final : public base::RefCounted {
   bool enter_view(mm::MemoryManager& mm, abi::Fd fd, vfs::FileDescription& file, vfs::InPlaceEnd& end);
   // Stat answers in place (kernel/stat_answers.h) of who uses the table from `mm`; null where there are none.
   base::RefPtr<StatAnswers> answers(mm::MemoryManager& mm, memory::MemoryFile& memory, bool make);
+  // Those that it has in common with others. False: it has none, or not these.
+  bool share_answers(mm::MemoryManager& mm, CommonAnswers& common);
   // The stub may know that `fd` is `file`, a plain one. With kYes a view is made where there is none.
   enum class MakeView : uint8_t { kNo, kYes };
   void show_description(mm::MemoryManager& mm, abi::Fd fd, vfs::FileDescription& file, MakeView make = MakeView::kNo);

@@ -23,6 +23,7 @@ void DescriptorView::clear() {
   }
   if (answers_) space().unmap_block(in_place::kFirstAnswerBlock, answers_->memory().length());
   if (places_) space().unmap_block(in_place::kPlacesBlock, places_->memory().length());
+  if (common_) space().unmap_block(in_place::kFirstCommonBlock, common_->table().memory().length());
   base::MutexLock lock(vfs::in_place_mutex());
   if (places_) places_->take_all_back_locked();
   while (!mapped_.empty()) drop(mapped_.begin());
@@ -117,6 +118,15 @@ base::RefPtr<StatAnswers> DescriptorView::answers(memory::MemoryFile* memory) {
   answers_ = std::move(*made);
   space().map_block(in_place::kFirstAnswerBlock, answers_->memory().offset(), answers_->memory().length());
   return answers_;
+}
+
+bool DescriptorView::share(CommonAnswers& common) {
+  if (!common_) {
+    common_ = base::RefPtr<CommonAnswers>(&common);
+    const vfs::InPlaceMemory& memory = common.table().memory();
+    space().map_block(in_place::kFirstCommonBlock, memory.offset(), memory.length(), platform::AddressSpace::BlockUse::kReadOnly);
+  }
+  return common_.get() == &common;
 }
 
 base::RefPtr<vfs::FilePlaces> DescriptorView::lend(vfs::FileDescription& file, memory::MemoryFile& memory) {

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "abi/types/types.h"
-#include "sentry/kernel/stat_answers.h"
+#include "sentry/kernel/common_answers.h"
 #include "sentry/mm/memory_manager.h"
 #include "sentry/vfs/file_description.h"
 #include "sentry/vfs/file_places.h"
@@ -44,6 +44,8 @@ class DescriptorView final : public vfs::InPlaceView {
   base::RefPtr<vfs::FilePlaces> lend(vfs::FileDescription& file, memory::MemoryFile& memory);
   // Null: no memory, or (when they are not to be made in `memory`) none yet.
   base::RefPtr<StatAnswers> answers(memory::MemoryFile* memory);
+  // The first that comes; false: it has others.
+  bool share(CommonAnswers& common);
 
   void polls(std::vector<base::RefPtr<vfs::FileDescription>>& out);  // instances of epoll in it
   void changed() override;
@@ -67,6 +69,7 @@ class DescriptorView final : public vfs::InPlaceView {
   base::RefPtr<StatAnswers> answers_;
   base::RefPtr<vfs::FilePlaces> places_;
   uint32_t lends_ = 0;  // how often there was something to lend, before there were places
+  base::RefPtr<CommonAnswers> common_;
   std::bitset<in_place::kDescriptors> described_;
   std::bitset<in_place::kDescriptors> closed_later_;  // of these, those that the stub may close
   // in_place_mutex():

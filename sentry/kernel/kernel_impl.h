@@ -5,6 +5,7 @@
 #include <string>
 
 #include "base/sync/mutex.h"
+#include "sentry/kernel/common_answers.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/pid_namespace.h"
 
@@ -15,6 +16,7 @@ struct Kernel::Impl {
   base::RefPtr<creds::UserNamespace> root_user_ns;
   base::RefPtr<PidNamespace> root_pids;
   uint64_t total_memory = 0;
+  CommonAnswersList common_answers;
   struct Missing {
     uint64_t count = 0;
     std::string first_program;

@@ -6,8 +6,9 @@
 #include <optional>
 #include <string>
 
+#include "sentry/kernel/common_answers.h"
 #include "sentry/kernel/in_place_view.h"
-#include "sentry/kernel/kernel.h"
+#include "sentry/kernel/kernel_impl.h"
 #include "sentry/kernel/task_private.h"
 
 namespace sentry::kernel {
@@ -20,6 +21,8 @@ using in_place::StatAnswer;
 namespace {
 
 constexpr uint32_t kWorthTable = 24;   // calls before a process gets a table
+constexpr uint32_t kWorthJoining = 2;  // calls before it gets what others have asked
+constexpr uint32_t kOpened = 256;      // answers of a table for what was just opened
 constexpr uint64_t kJudgedAfter = 64;  // answers put ahead
 constexpr uint64_t kRemembered = 2048;  // of them
 
@@ -71,7 +74,7 @@ abi::StatX86 stat_for_user(const creds::UserNamespace& ns, const vfs::Stat& s) {
   return u;
 }
 
-StatAnswers::StatAnswers(RefPtr<vfs::InPlaceMemory> memory) : memory_(std::move(memory)) {}
+StatAnswers::StatAnswers(RefPtr<vfs::InPlaceMemory> memory) : memory_(std::move(memory)), next_opened_(AnswerTable::kAnswers - kOpened) {}
 
 base::Result<RefPtr<StatAnswers>> StatAnswers::create(memory::MemoryFile& file) {
   return base::make_ref<StatAnswers>(TRY(vfs::InPlaceMemory::create(file, in_place::kAnswerBlocks * in_place::kBlockSize)));
@@ -87,8 +90,10 @@ void StatAnswers::put(const Answer& answer) {
   uint64_t hash = in_place::hash_step(in_place::hash_step(answer.reader, answer.base), answer.name.size());
   for (size_t i = 0; i < (answer.name.size() + 7) / 8; ++i) hash = in_place::hash_step(hash, name.words[i]);
   base::MutexLock lock(mu_);
-  const uint32_t place = next_;
-  next_ = (next_ + 1) % AnswerTable::kAnswers;
+  constexpr uint32_t kNames = AnswerTable::kAnswers - kOpened;
+  const uint32_t place = answer.name.empty() ? next_opened_ : next_;
+  if (!answer.name.empty()) next_ = (next_ + 1) % kNames;
+  else if (++next_opened_ == AnswerTable::kAnswers) next_opened_ = kNames;
   version_ += 2;
   StatAnswer& to = table().answers[place];
   __atomic_store_n(&to.version, version_ - 1, __ATOMIC_RELAXED);
@@ -117,10 +122,11 @@ void StatAnswers::put(const Answer& answer) {
   uint32_t slot = in_place::slot_of(hash);
   const auto age = [&](uint32_t at) {
     mu_.assert_held();
-    return slots_[at] == 0 ? AnswerTable::kAnswers : (place + AnswerTable::kAnswers - (slots_[at] - 1u)) % AnswerTable::kAnswers;
+    return slots_[at] == 0 ? ~uint32_t{0} : version_ - written_[slots_[at] - 1u];
   };
   if (age(slot + 1) > age(slot)) ++slot;
   slots_[slot] = static_cast<uint16_t>(place + 1);
+  written_[place] = version_;
   __atomic_store_n(&table().slots[slot], slots_[slot], __ATOMIC_RELEASE);
 }
 
@@ -165,7 +171,7 @@ void StatAnswers::count_ahead(uint64_t directory, size_t n, std::string_view nex
 
 bool stats_what_it_opens(Task& task) {
   Task::Private& p = task.priv();
-  if (p.reader == 0 || p.opens_kept == 0) return false;
+  if ((p.reader == 0 && !p.common) || p.opens_kept == 0) return false;
   --p.opens_kept;  // at 0 the next fstat(2) comes to the sentry, if there is one
   return true;
 }
@@ -173,6 +179,7 @@ bool stats_what_it_opens(Task& task) {
 StatAsker::StatAsker(Task& task) : task_(task) {
   Task::Private& p = task.priv();
   if (!p.in_place_ok || !works_in_place(task)) return;
+  join(task);
   const bool many = p.reader != 0 || ++p.stats_asked > kWorthTable;
   answers_ = task.fds().answers(task.mm(), task.kernel().memory(), many);
   if (!answers_ && p.reader == 0) return;
@@ -181,17 +188,44 @@ StatAsker::StatAsker(Task& task) : task_(task) {
   p.context->set_reader(p.reader);
 }
 
+StatAsker::~StatAsker() = default;
+
+// Where paths begin is looked at in a time in which nothing changes, and counted before: whoever moves the root or the working directory, for
+// this task or from another one that shares them, makes the stub see another count from the moment on in which it begins to.
+void StatAsker::join(Task& task) {
+  Task::Private& p = task.priv();
+  if (!p.common && ++p.paths_asked < kWorthJoining) return;
+  const uint32_t word = vfs::change_word(task.fs().number());
+  const uint64_t count = vfs::change_count(word);
+  RefPtr<CommonAnswers> found = p.common;
+  if (!p.common || p.common_count != count) {
+    found = task.kernel().impl().common_answers.find(task);
+    if (!quiet_.lasts()) return;
+  }
+  if (!found || !task.fds().share_answers(task.mm(), *found)) {
+    if (p.common) p.context->set_common_reader({});
+    p.common.reset();
+    return;
+  }
+  if (p.common != found || p.common_count != count) p.context->set_common_reader({found->reader(), count, word});
+  p.common = found;
+  p.common_count = count;
+  common_ = std::move(found);
+}
+
 StatAsker::Place StatAsker::Place::of(const vfs::Path& path) {
   return {path.mount->id(), path.mount->flags(), path.dentry == path.mount->root()};
 }
 
-void StatAsker::put(uint64_t base, std::string_view name, uint8_t ways, uint64_t directory, const vfs::Stat* stat, const Place* place,
+void StatAsker::put(Table table, uint64_t base, std::string_view name, uint8_t ways, uint64_t directory, const vfs::Stat* stat, const Place* place,
                     std::string_view target) {
-  StatAnswers::Answer answer = {.reader = task_.priv().reader, .base = base, .name = name, .ways = ways, .says = 0, .access = 0, .error = 0,
+  const bool common = table == Table::kCommon;
+  StatAnswers::Answer answer = {.reader = common ? common_->reader() : task_.priv().reader, .base = base, .name = name, .ways = ways, .says = 0, .access = 0, .error = 0,
                                 .stat = nullptr, .target = target, .paths = 0, .words = {}, .changes = {}};
   answer.words[StatAnswer::kOfName] = vfs::change_word(directory);
   answer.words[StatAnswer::kOfFile] = stat ? vfs::change_word(stat->inode) : answer.words[StatAnswer::kOfName];
-  answer.words[StatAnswer::kOfPlace] = vfs::change_word(task_.fs().number());
+  // Whose place is meant in common each of them knows itself.
+  answer.words[StatAnswer::kOfPlace] = common ? answer.words[StatAnswer::kOfName] : vfs::change_word(task_.fs().number());
   answer.paths = vfs::change_count(vfs::kChangedPaths);
   for (size_t i = 0; i < answer.words.size(); ++i) answer.changes[i] = vfs::change_count(answer.words[i]);
   if (!quiet_.lasts()) return;
@@ -214,13 +248,15 @@ void StatAsker::put(uint64_t base, std::string_view name, uint8_t ways, uint64_t
     if (stat->btime) user.unused[0] = stat->btime->sec, user.unused[1] = stat->btime->nsec;
     user.unused[2] = static_cast<int64_t>(place->mount_id);
   }
-  answers_->put(answer);
+  (common ? common_->table() : *answers_).put(answer);
 }
 
 void StatAsker::keep(vfs::FileDescription* from, abi::Fd fd, std::string_view path, Link link, const base::Result<vfs::PathStat>& found,
                      std::string_view target) {
-  if (!answers_ || !record_.told || path.empty() || (!found && found.error() != abi::Errno::kENOENT)) return;
+  if (!record() || !record_.told || path.empty() || (!found && found.error() != abi::Errno::kENOENT)) return;
   uint64_t base = path.front() == '/' ? in_place::kRootBase : in_place::kCurrentBase;
+  const Table table = base == in_place::kRootBase && common_ ? Table::kCommon : Table::kOwn;
+  if (table == Table::kOwn && !answers_) return;
   if (path.front() != '/' && from) {
     base = from->number();
     task_.fds().show_description(task_.mm(), fd, *from);
@@ -230,11 +266,11 @@ void StatAsker::keep(vfs::FileDescription* from, abi::Fd fd, std::string_view pa
   const bool is_link = found && (found->stat.mode & abi::kS_IFMT) == abi::kS_IFLNK;
   if (is_link || record_.followed) ways = link == Link::kFollow ? StatAnswer::kFollow : StatAnswer::kNoFollow;
   const uint64_t directory = record_.directory ? number_of(*record_.directory) : 0;
-  if (!found) return put(base, path, ways, directory, nullptr);
+  if (!found) return put(table, base, path, ways, directory, nullptr);
   const Place place{found->mount_id, found->mount_flags, found->is_mount_root};
-  put(base, path, ways, directory, &found->stat, &place, target);
+  put(table, base, path, ways, directory, &found->stat, &place, target);
   // What is on a mount point says nothing of the mount that its name is in.
-  if (record_.directory && !record_.followed && path.back() != '/')
+  if (answers_ && record_.directory && !record_.followed && path.back() != '/')
     keep_siblings(base, path, StatAnswers::Asked::kName, found->is_mount_root ? nullptr : &place);
 }
 
@@ -256,7 +292,7 @@ void StatAsker::keep_siblings(uint64_t base, std::string_view path, StatAnswers:
     name.resize(above.size());
     name += sibling;
     const bool is_link = (stat.mode & abi::kS_IFMT) == abi::kS_IFLNK;
-    put(base, name, is_link ? StatAnswer::kNoFollow : StatAnswer::kFollow | StatAnswer::kNoFollow, directory, &stat, place);
+    put(Table::kOwn, base, name, is_link ? StatAnswer::kNoFollow : StatAnswer::kFollow | StatAnswer::kNoFollow, directory, &stat, place);
     ++put_ahead;
   });
   answers_->count_ahead(key, put_ahead, next);
@@ -268,7 +304,7 @@ void StatAsker::keep_description(vfs::FileDescription& file, abi::Fd fd, const v
   task_.priv().opens_kept = kOpens;
   if (!answers_ || !inode.tells_changes() || (!inode.is_regular() && !inode.is_dir())) return;
   const Place place = Place::of(file.path());
-  put(file.number(), {}, StatAnswer::kFollow | StatAnswer::kNoFollow, 0, &stat, &place);
+  put(Table::kOwn, file.number(), {}, StatAnswer::kFollow | StatAnswer::kNoFollow, 0, &stat, &place);
   task_.fds().show_description(task_.mm(), fd, file);
 }
 
@@ -281,10 +317,19 @@ void StatAsker::keep_listed(vfs::FileDescription& directory) {
   keep_siblings(directory.number(), {}, StatAnswers::Asked::kListing, &place);
 }
 
-void StatAsker::keep_opened(vfs::FileDescription& file, abi::Fd fd) {
-  if (!answers_ || !file.inode().tells_changes()) return;
+void StatAsker::keep_opened(vfs::FileDescription& file, abi::Fd fd, std::string_view path) {
+  if (!record() || !file.inode().tells_changes()) return;
+  auto stat = file.stat(task_);
+  if (!stat) return;
   const uint32_t left = task_.priv().opens_kept;
-  if (auto stat = file.stat(task_)) keep_description(file, fd, *stat);
+  if (answers_) {
+    keep_description(file, fd, *stat);
+  } else if (path.front() == '/' && (file.inode().is_regular() || file.inode().is_dir())) {
+    // What others in the same position could open as well.
+    const Place place = Place::of(file.path());
+    put(Table::kCommon, file.number(), {}, StatAnswer::kFollow | StatAnswer::kNoFollow, 0, &*stat, &place);
+    task_.fds().show_description(task_.mm(), fd, file);
+  }
   task_.priv().opens_kept = left;
 }
 

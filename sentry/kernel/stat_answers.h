@@ -20,6 +20,7 @@
 
 namespace sentry::kernel {
 
+class CommonAnswers;
 class Task;
 
 // struct stat as `ns` sees it.
@@ -67,6 +68,8 @@ class StatAnswers final : public base::RefCounted {
   base::Mutex mu_{base::LockRank::kLeaf};
   std::array<uint16_t, vfs::in_place::AnswerTable::kSlots> slots_ GUARDED_BY(mu_) = {};  // as in the table, which the guest can write
   uint32_t next_ GUARDED_BY(mu_) = 0;      // the answer to replace
+  uint32_t next_opened_ GUARDED_BY(mu_);   // ... by that of a description, which is asked for soon or never
+  std::array<uint32_t, vfs::in_place::AnswerTable::kAnswers> written_ GUARDED_BY(mu_) = {};  // version_ then
   uint32_t version_ GUARDED_BY(mu_) = 0;   // of the last one written
   std::array<Directory, kDirectories> directories_ GUARDED_BY(mu_);
   // Whether what is put ahead is asked for.
@@ -83,16 +86,17 @@ bool stats_what_it_opens(Task& task);
 class StatAsker {
  public:
   explicit StatAsker(Task& task);
+  ~StatAsker();
   // Null where nothing would be kept.
-  vfs::WalkRecord* record() { return answers_ ? &record_ : nullptr; }
+  vfs::WalkRecord* record() { return answers_ || common_ ? &record_ : nullptr; }
   // The walk of `path` from `from` (null: the working directory or, for an absolute path, the root) said this. `fd` is its number.
   // `target`: where it leads, when it is a link and that is known.
   enum class Link : uint8_t { kFollow, kNoFollow };
   void keep(vfs::FileDescription* from, abi::Fd fd, std::string_view path, Link link, const base::Result<vfs::PathStat>& found,
             std::string_view target = {});
   void keep_description(vfs::FileDescription& file, abi::Fd fd, const vfs::Stat& stat);
-  // Of a file that was just opened.
-  void keep_opened(vfs::FileDescription& file, abi::Fd fd);
+  // Of a file that was just opened by this path.
+  void keep_opened(vfs::FileDescription& file, abi::Fd fd, std::string_view path);
   // Of a directory that was just listed from the beginning.
   void keep_listed(vfs::FileDescription& directory);
 
@@ -103,12 +107,15 @@ class StatAsker {
     bool is_mount_root;
     static Place of(const vfs::Path& path);
   };
-  void put(uint64_t base, std::string_view name, uint8_t ways, uint64_t directory, const vfs::Stat* stat, const Place* place = nullptr,
+  void join(Task& task);
+  enum class Table : uint8_t { kOwn, kCommon };
+  void put(Table table, uint64_t base, std::string_view name, uint8_t ways, uint64_t directory, const vfs::Stat* stat, const Place* place = nullptr,
            std::string_view target = {});
   void keep_siblings(uint64_t base, std::string_view path, StatAnswers::Asked asked, const Place* place);
 
   Task& task_;
   base::RefPtr<StatAnswers> answers_;
+  base::RefPtr<CommonAnswers> common_;
   vfs::WalkRecord record_;
   vfs::QuietTime quiet_;
 };

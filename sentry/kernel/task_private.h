@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/stats/stats.h"
+#include "sentry/kernel/common_answers.h"
 #include "sentry/kernel/kernel.h"
 #include "sentry/kernel/namespaces.h"
 #include "sentry/kernel/seccomp.h"
@@ -87,6 +88,9 @@ struct Task::Private final : public vfs::OpContext::Waker {
   std::atomic<uint64_t> timer_slack_ns{50'000};
   bool descriptors_foreign = false;       // TASK_ONLY: another table than that of others in this address space
   uint64_t reader = 0;                    // TASK_ONLY: whose stat answers the stub gives; 0: none
+  base::RefPtr<CommonAnswers> common;     // TASK_ONLY: what the stub gives too; null: not asked for yet, or there is none
+  uint64_t common_count = 0;              // TASK_ONLY: change_count() of its place then
+  uint32_t paths_asked = 0;               // TASK_ONLY: without `common`
   uint32_t opens_kept = 0;                // TASK_ONLY: how many more to leave an answer for
   uint32_t stats_asked = 0;               // TASK_ONLY: without a table of answers
   bool in_place_ok = true;                // TASK_ONLY: identity calls may be answered by the stub

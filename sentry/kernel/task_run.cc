@@ -55,12 +55,16 @@ void update_in_place(Task& task) {
   v.sid = group.sid_in(ns).value();
   p.context->set_in_place(v);
   p.reader = 0;  // credentials may be others now
+  p.common.reset();
 }
 
 void forget_reader(Task& task) {
   Task::Private& p = task.priv();
   p.reader = 0;
-  if (p.context) p.context->set_reader(0);
+  p.common.reset();
+  if (!p.context) return;
+  p.context->set_reader(0);
+  p.context->set_common_reader({});
 }
 
 void install_seccomp(Task& task, base::RefPtr<SeccompFilter> filter) {

@@ -54,7 +54,7 @@ Result<Fd> do_open(Task& task, int32_t dirfd, UserCString user_path, uint32_t fl
   const Fd fd = TRY(task.install_fd(RefPtr<vfs::FileDescription>(file), (flags & vfs::kO_CLOEXEC) != 0));
   kernel::PlainFile(task, fd, *file).opened();
   // Most programs ask for the size next.
-  if (kernel::stats_what_it_opens(task)) kernel::StatAsker(task).keep_opened(*file, fd);
+  if (kernel::stats_what_it_opens(task)) kernel::StatAsker(task).keep_opened(*file, fd, path);
   return fd;
 }
 

@@ -62,7 +62,12 @@ Mount::~Mount() {
   Dentry::drop_cache(fs_.get());
 }
 
-MountNamespace::MountNamespace(base::RefPtr<Mount> root) : impl_(std::make_unique<Impl>()) {
+namespace {
+std::atomic<uint64_t> last_namespace{0};
+}
+
+MountNamespace::MountNamespace(base::RefPtr<Mount> root)
+    : impl_(std::make_unique<Impl>()), number_(last_namespace.fetch_add(1, std::memory_order_relaxed) + 1) {
   root->ns_ = this;
   impl_->mounts.push_back(root);
   impl_->root = std::move(root);

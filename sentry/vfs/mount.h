@@ -75,6 +75,7 @@ class MountNamespace final : public base::RefCounted {
   base::RefPtr<MountNamespace> clone();  // CLONE_NEWNS; paths of the old one are translated with translate()
   Path translate(const Path& of_other) const;
 
+  uint64_t number() const { return number_; }  // of this one and no later one
   Path root() const;
   base::Result<void> attach(base::RefPtr<Mount> mount, const Path& at);
   base::Result<void> bind(const Path& source, const Path& at, bool recursive, uint64_t flags);
@@ -101,6 +102,7 @@ class MountNamespace final : public base::RefCounted {
  private:
   struct Impl;
   std::unique_ptr<Impl> impl_;
+  const uint64_t number_;
 
  public:
   ~MountNamespace() override;

@@ -167,6 +167,7 @@ static void try_to_widen(uintptr_t page) {
   EXPECT_EQ(board[4], 0);
 }
 TEST_TIMEOUT(stub_pages_stay_read_only, 60) {
+  for (int i = 0; i < 50; i++) access("/etc", F_OK);  // answers that are in common with others are among them
   find_stub();
   struct range *text = executable_range();
   if (!text) SKIP("no readable stub text");
@@ -213,6 +214,10 @@ static void scribble_step(int i) {
   for (int k = 0; k < 300; k++) {
     syscall(SYS_getppid);
     pread(fd, b, 64, 0);
+    struct stat st;
+    struct statx stx;
+    stat("/etc", &st), lstat("/bin", &st), fstat(fd, &st), access("/etc/none", R_OK), open("/etc/none", O_RDONLY);
+    readlink("/bin", b, sizeof b), statx(AT_FDCWD, "/etc", 0, STATX_BASIC_STATS, &stx);
     char *m = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (m != MAP_FAILED) m[0] = 1, munmap(m, 8192);
   }

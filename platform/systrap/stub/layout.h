@@ -204,6 +204,8 @@ struct Slot {
     uint64_t handler, flags, restorer, mask;
   } actions[64];
 
+  in_place::CommonReader common;  // by the sentry
+
   // kCommand: map a slot and clone a thread that runs on it.
   uint64_t command_slot;    // address
   uint64_t command_offset;  // in the control file
