@@ -23,13 +23,16 @@ inline constexpr uint32_t kWaitingWords = 1024;
 // What the stub knows of a descriptor; written by the sentry only. 0: nothing.
 //   bits 0-1 and 5 kind; 2 which end; 3 O_NONBLOCK; 4 EFD_SEMAPHORE; 6 a pipe; 8-23 block; 32-47 waiting word of who reads what this end writes (of
 //   an epoll instance and of an eventfd: of its own process)
+//   kKindEndless, /dev/null or /dev/zero: as kKindPath, and bit 6
 //   kKindPath, a regular file or a directory: bits 2-4 below; 8-51 number of the description, of which the answers below are; 52-63 pack_flags()
-inline constexpr uint64_t kKindStream = 1, kKindPoll = 2, kKindEvent = 3, kKindPath = 32, kKindMask = 35, kEnd = 4, kNonBlocking = 8,
+inline constexpr uint64_t kKindStream = 1, kKindPoll = 2, kKindEvent = 3, kKindPath = 32, kKindEndless = 33, kKindMask = 35, kEnd = 4, kNonBlocking = 8,
                           kSemaphore = 16, kOneWay = 64;
 constexpr uint64_t kind_of(uint64_t word) { return word & kKindMask; }
 
 // Of kKindPath: close(2) has no effect that anybody sees at once (ClosedDescriptors); FD_CLOEXEC; what F_GETFL says is there.
 inline constexpr uint64_t kCloseLater = 4, kCloseOnExec = 8, kHasFlags = 16;
+// Of kKindEndless: it reads as zeros, otherwise as its end.
+inline constexpr uint64_t kZeros = 64;
 inline constexpr int kNumberShift = 8, kFlagsShift = 52;
 inline constexpr uint64_t kMostNumber = (uint64_t{1} << (kFlagsShift - kNumberShift)) - 1;
 constexpr uint64_t number_of(uint64_t word) { return word >> kNumberShift & kMostNumber; }

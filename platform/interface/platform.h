@@ -123,6 +123,10 @@ class Context {
   // Held: the sentry must see the guest's changes of the mask. Any thread, at any time; who holds and then reads
   // signal_mask() either sees a change or gets the call that makes it.
   virtual void hold_signal_mask(bool held) { (void)held; }
+  // A signal frame was pushed: rt_sigreturn may be answered in place if it leaves the alternate stack as it is now, and the mask may be
+  // changed in place. Until forbid_sigreturn(), which whoever changes that stack calls.
+  virtual void allow_sigreturn(uint64_t altstack, uint64_t size, int32_t flags) { (void)altstack, (void)size, (void)flags; }
+  virtual void forbid_sigreturn() {}
 
   // The guest's signal actions, so that a platform can answer rt_sigaction(2) in place where nothing comes of it: questions, and what leaves
   // a signal at its default action, other than to be ignored, or changes nothing. Only for the one thread of a process, with the guest

@@ -38,6 +38,7 @@ SystrapContext::SystrapContext(SystrapPlatform& platform, SystrapAddressSpace& a
   init_xstate(xstate_);
   poke(thread_.slot->in_place.enabled, 0u);
   poke(thread_.slot->in_place.actions, 0u);
+  poke(thread_.slot->frame_xstate, 0u);
   platform_.enrol(*this);
   base::MutexLock lock(as_.mu_);
   as_.contexts_.push_back(this);
@@ -121,6 +122,16 @@ uint64_t SystrapContext::signal_mask() const { return __atomic_load_n(&thread_.s
 void SystrapContext::hold_signal_mask(bool held) {
   __atomic_store_n(&thread_.slot->in_place.mask_held, held ? 1 : 0, __ATOMIC_SEQ_CST);
 }
+
+void SystrapContext::allow_sigreturn(uint64_t altstack, uint64_t size, int32_t flags) {
+  Slot& slot = *thread_.slot;
+  poke(slot.altstack, altstack);
+  poke(slot.altstack_size, size);
+  poke(slot.altstack_flags, flags);
+  poke(slot.frame_xstate, xstate_.size());
+}
+
+void SystrapContext::forbid_sigreturn() { poke(thread_.slot->frame_xstate, 0u); }
 
 bool SystrapContext::show_signal_actions(const SignalActions& actions) {
   static_assert(sizeof(SignalActions) == sizeof(Slot::actions));

@@ -128,6 +128,8 @@ class SystrapContext final : public Context {
   bool set_signal_mask(uint64_t mask) override;
   uint64_t signal_mask() const override;
   void hold_signal_mask(bool held) override;
+  void allow_sigreturn(uint64_t altstack, uint64_t size, int32_t flags) override;
+  void forbid_sigreturn() override;
   bool show_signal_actions(const SignalActions& actions) override;
   void set_signal_action(int32_t signo, const SignalAction& action) override;
   SignalAction signal_action(int32_t signo) const override;

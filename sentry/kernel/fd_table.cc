@@ -16,6 +16,8 @@ using vfs::FileDescription;
 
 namespace {
 
+constexpr size_t kStandard = 3;  // input, output, errors
+
 size_t index_of(abi::Fd fd) { return static_cast<size_t>(static_cast<uint32_t>(fd.value())); }
 
 }  // namespace
@@ -61,6 +63,13 @@ DescriptorView* FdTable::view_of_locked(mm::MemoryManager& mm, MakeView make) {
   if (!view_ && !no_view_ && make == MakeView::kYes) {
     view_ = std::make_unique<DescriptorView>(RefPtr<mm::MemoryManager>(&mm), *this);
     closed_.store(mm.platform_space().closed_descriptors(), std::memory_order_release);
+    // What a program mostly gets from others.
+    for (size_t i = 0; i < entries_.size() && i < kStandard; ++i) {
+      FileDescription* file = entries_[i].file.get();
+      if (!file || file->endless() == FileDescription::Endless::kNo) continue;
+      (void)file->number();
+      view_->show_description(static_cast<int32_t>(i), *file, entries_[i].close_on_exec);
+    }
   }
   return view_ && view_->is_of(mm) ? view_.get() : nullptr;
 }

@@ -80,7 +80,9 @@ void DescriptorView::show_description(int32_t fd, const vfs::FileDescription& fi
     if (mapped_.contains(fd)) return;
   }
   const uint32_t flags = file.status_flags();
-  uint64_t word = in_place::kKindPath | number << in_place::kNumberShift;
+  const auto endless = file.endless();
+  uint64_t word = number << in_place::kNumberShift | (endless == vfs::FileDescription::Endless::kNo ? in_place::kKindPath : in_place::kKindEndless);
+  if (endless == vfs::FileDescription::Endless::kZeros) word |= in_place::kZeros;
   if ((flags & ~in_place::kPackedFlags) == 0) word |= in_place::kHasFlags | in_place::pack_flags(flags);
   if (close_on_exec) word |= in_place::kCloseOnExec;
   const bool later = file.closes_later();
@@ -201,7 +203,8 @@ bool works_in_place(Task& task) {
 }
 
 PlainFile::PlainFile(Task& task, abi::Fd fd, vfs::FileDescription& file) : task_(task), file_(file), fd_(fd) {
-  if (!file.lends_position() || !task.priv().in_place_ok || !works_in_place(task)) return;
+  const bool endless = file.endless() != vfs::FileDescription::Endless::kNo;
+  if ((!file.lends_position() && !endless) || !task.priv().in_place_ok || !works_in_place(task)) return;
   quiet_.emplace();
 }
 

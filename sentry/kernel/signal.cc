@@ -562,6 +562,7 @@ bool push_frame(Task& task, const SigInfo& info, const SigAction& action) {
                                 p.last_fault.error_code, p.last_fault.trapno, p.last_fault.address};
   if (!arch::push_signal_frame(args)) return false;
   if (p.altstack.flags & abi::kSS_AUTODISARM) p.altstack = {0, abi::kSS_DISABLE, 0, 0};
+  if (p.mask_in_place) task.context().allow_sigreturn(p.altstack.sp, p.altstack.size, p.altstack.flags);
   p.saved_mask.reset();
   SigSet mask = current | action.mask;
   if (!(action.flags & abi::kSA_NODEFER)) mask.add(info.signo);

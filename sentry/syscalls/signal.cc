@@ -137,6 +137,17 @@ Result<int32_t> sys_rt_sigtimedwait(Task& task, UserIn<SigSet> set, UserOut<SigI
   return found.signo;
 }
 
+namespace {
+
+void set_altstack(Task& task, const abi::SigAltStack& stack) {
+  abi::SigAltStack& current = task.priv().altstack;
+  if (current.sp == stack.sp && current.size == stack.size && current.flags == stack.flags) return;
+  current = stack;
+  task.context().forbid_sigreturn();
+}
+
+}  // namespace
+
 Result<void> sys_sigaltstack(Task& task, UserIn<abi::SigAltStack> stack, UserOut<abi::SigAltStack> old) {
   constexpr uint64_t kMinSigStack = 2048;
   abi::SigAltStack& current = task.priv().altstack;
@@ -156,7 +167,7 @@ Result<void> sys_sigaltstack(Task& task, UserIn<abi::SigAltStack> stack, UserOut
     }
     next.flags &= abi::kSS_AUTODISARM | abi::kSS_DISABLE;
     next.pad0 = 0;
-    current = next;
+    set_altstack(task, next);
   }
   return task.write_if(old, shown);
 }
@@ -176,9 +187,9 @@ Result<SyscallReturn> sys_rt_sigreturn(Task& task) {
   const int32_t mode = stack.flags & ~abi::kSS_AUTODISARM;
   if (mode == 0 || mode == abi::kSS_ONSTACK) {
     stack.flags &= abi::kSS_AUTODISARM;
-    if (!arch::on_altstack(task.priv().altstack, context.regs().rsp)) task.priv().altstack = stack;
+    if (!arch::on_altstack(task.priv().altstack, context.regs().rsp)) set_altstack(task, stack);
   } else if (mode == abi::kSS_DISABLE && !arch::on_altstack(task.priv().altstack, context.regs().rsp)) {
-    task.priv().altstack = {0, abi::kSS_DISABLE, 0, 0};
+    set_altstack(task, {0, abi::kSS_DISABLE, 0, 0});
   }
   return SyscallReturn::registers_set();
 }

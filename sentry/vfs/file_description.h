@@ -134,6 +134,9 @@ class FileDescription : public memory::MappedFile {
   // Its position may be lent to the places of a process (vfs/file_places.h). All that uses the position goes through offset()
   // and Position then. Constant.
   virtual bool lends_position() const { return false; }
+  // Reading and writing it needs nobody: nothing comes out of it, or zeros, and what is written is gone. Constant.
+  enum class Endless : uint8_t { kNo, kNothing, kZeros };
+  virtual Endless endless() const { return Endless::kNo; }
   bool is_lent() const { return lent_.load(std::memory_order_seq_cst) != nullptr; }
   uint64_t number_if_any() const { return number_.load(std::memory_order_relaxed); }  // 0: not asked for
 

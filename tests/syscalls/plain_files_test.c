@@ -573,3 +573,38 @@ TEST(plain_files_threads_open_and_close) {
     EXPECT_EQ(bad[i], 0);
   }
 }
+
+// --- /dev/null and /dev/zero ---
+
+TEST(plain_files_endless) {
+  for (int i = 0; i < kMany; ++i) {
+    char b[300];
+    const int null = OK(open("/dev/null", O_RDWR)), zero = OK(open("/dev/zero", O_RDONLY | O_CLOEXEC)), out = OK(open("/dev/null", O_WRONLY));
+    EXPECT_EQ(write(null, "abc", 3), 3);
+    EXPECT_EQ(write(out, (void *)8, 1000), 1000);  // nobody looks
+    EXPECT_ERR(write(out, (void *)-4096, 8), EFAULT);
+    EXPECT_ERR(write(zero, "abc", 3), EBADF);
+    EXPECT_ERR(read(out, b, 3), EBADF);
+    EXPECT_EQ(read(null, b, sizeof b), 0);
+    memset(b, 1, sizeof b);
+    EXPECT_EQ(read(zero, b + 1, sizeof b - 2), sizeof b - 2);
+    EXPECT_EQ(b[0] + b[sizeof b - 1], 2);
+    for (size_t k = 1; k < sizeof b - 1; ++k) ASSERT_EQ(b[k], 0);
+    EXPECT_ERR(read(zero, (void *)8, 10), EFAULT);
+    EXPECT_EQ(write(null, NULL, 0), 0);
+    EXPECT_EQ(fcntl(zero, F_GETFD), FD_CLOEXEC);
+    EXPECT_EQ(fcntl(out, F_GETFL) & O_ACCMODE, O_WRONLY);
+    EXPECT_EQ(lseek(zero, 10, SEEK_SET), 0);
+    char *map = OK(mmap(NULL, 65536, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    EXPECT_EQ(read(zero, map, 65536), 65536);
+    OK(mprotect(map + 32768, 4096, PROT_NONE));
+    EXPECT_EQ(read(zero, map, 65536), 32768);
+    OK(munmap(map, 65536));
+    OK(dup2(zero, null));
+    EXPECT_EQ(read(null, b, 3), 3);
+    OK(close(zero));
+    EXPECT_ERR(read(zero, b, 3), EBADF);
+    OK(close(null));
+    OK(close(out));
+  }
+}

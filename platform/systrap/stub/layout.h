@@ -139,7 +139,7 @@ struct InPlaceSlot {
 
 // The calls that a stub answers, for counting them. Index 0 counts those that are not listed.
 inline constexpr uint16_t kNotListed = 0xffff;  // Platform::Claims::kOtherCalls
-inline constexpr uint16_t kInPlaceCalls[] = {kNotListed, 0,   1,   2,   3,   4,   5,   6,   7,   8,   13,  14,  17,  19,  20,  21,  24,  39, 44, 45,
+inline constexpr uint16_t kInPlaceCalls[] = {kNotListed, 0,   1,   2,   3,   4,   5,   6,   7,   8,   13,  14,  15,  17,  19,  20,  21,  24,  39, 44, 45,
                                             72, 89, 102, 104, 107, 108, 186, 202, 217, 228, 232, 233, 257, 262, 267, 269, 271, 281, 332, 439};
 struct InPlaceIndex {
   static constexpr uint64_t kSize = 512;
@@ -149,6 +149,12 @@ struct InPlaceIndex {
   }
 };
 inline constexpr InPlaceIndex kInPlaceIndex;
+
+// Calls that want the FP state, which would take another hand-off: they make a thread that starts with this one's (clone, fork, vfork,
+// clone3), or mostly send a signal to their own process (kill, tkill, tgkill).
+constexpr bool wants_fp(uint64_t number) {
+  return (number >= 56 && number <= 58) || number == 435 || number == 62 || number == 200 || number == 234;
+}
 
 // One guest thread's slot, at a multiple of kSlotSize: header, FP area, stack (which is also its signal stack).
 //
@@ -205,6 +211,12 @@ struct Slot {
   } actions[64];
 
   in_place::CommonReader common;  // by the sentry
+
+  // What rt_sigreturn(2) in place needs: the size of an XSAVE area in a signal frame (0: not in place), and the alternate signal stack as it
+  // was when the sentry pushed the last frame. By the sentry.
+  uint32_t frame_xstate;
+  int32_t altstack_flags;
+  uint64_t altstack, altstack_size;
 
   // kCommand: map a slot and clone a thread that runs on it.
   uint64_t command_slot;    // address

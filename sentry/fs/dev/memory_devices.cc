@@ -41,6 +41,7 @@ class MemoryDevice final : public vfs::FileDescription {
     if (minor_ == kFull) return err(kENOSPC);
     return src.remaining();
   }
+  Endless endless() const override { return minor_ == kNull ? Endless::kNothing : minor_ == kZero ? Endless::kZeros : Endless::kNo; }
   bool is_seekable() const override { return true; }
   Result<uint64_t> seek(vfs::OpContext&, int64_t, int32_t) override { return uint64_t{0}; }
   Result<RefPtr<memory::Mappable>> mappable(vfs::OpContext& ctx) override {
