@@ -309,6 +309,68 @@ TEST(context_can_be_changed) {
   EXPECT_EQ(result, 99);
   EXPECT_EQ(seen, 0x1234);
 }
+// Many times, as later returns may go another way than the first one.
+static volatile int frame_step;
+static char frame_stack[3][65536];
+static void change_frame(int signo, siginfo_t *i, void *c) {
+  (void)signo, (void)i;
+  ucontext_t *u = c;
+  const uint32_t other = 0x1f80 ^ 0x8040;  // flush to zero, denormals are zero
+  __asm__ volatile("ldmxcsr %0\n\tpcmpeqd %%xmm7, %%xmm7\n\tfld1\n\tfld1" : : "m"(other) : "xmm7");
+  switch (frame_step % 8) {
+    case 1: u->uc_mcontext.fpregs->mxcsr ^= 0x6000; break;  // rounding
+    case 2: sigaddset(&u->uc_sigmask, SIGUSR2); break;
+    case 3: u->uc_mcontext.gregs[REG_R12] = 77; break;
+    case 4: {
+      const stack_t next = {.ss_sp = frame_stack[frame_step / 8 % 3], .ss_size = sizeof frame_stack[0]};
+      u->uc_stack = next;
+      break;
+    }
+    case 5: {
+      const stack_t none = {.ss_flags = SS_DISABLE};
+      sigaltstack(&none, NULL);  // the frame brings the old one back
+      break;
+    }
+    case 6: u->uc_mcontext.gregs[REG_EFL] ^= 1; break;
+    default: break;
+  }
+}
+TEST(frames_are_obeyed_each_time) {
+  struct sigaction a = {.sa_flags = SA_SIGINFO};
+  a.sa_sigaction = change_frame;
+  OK(sigaction(SIGUSR1, &a, NULL));
+  const stack_t first = {.ss_sp = frame_stack[0], .ss_size = sizeof frame_stack[0]};
+  OK(sigaltstack(&first, NULL));
+  void *wanted_stack = frame_stack[0];
+  const long pid = getpid();
+  for (frame_step = 0; frame_step < 240; ++frame_step) {
+    uint32_t mxcsr = 0x1f80, after = 0;
+    unsigned long r12 = 5, xmm = 0, carry = 0;
+    __asm__ volatile(
+        "ldmxcsr %[mxcsr]\n\tmovq %[r12], %%xmm7\n\tmovq %[r12], %%r12\n\tmovl $62, %%eax\n\tmovq %[pid], %%rdi\n\tmovl $10, %%esi\n\tclc\n\tsyscall\n\t"
+        "setc %b[carry]\n\tstmxcsr %[after]\n\tmovq %%xmm7, %[xmm]\n\tmovq %%r12, %[r12]"
+        : [r12] "+r"(r12), [xmm] "=&r"(xmm), [carry] "+r"(carry), [after] "=m"(after)
+        : [mxcsr] "m"(mxcsr), [pid] "r"(pid)
+        : "rax", "rcx", "r11", "rdi", "rsi", "r12", "xmm7", "memory", "cc");
+    const int step = frame_step % 8;
+    EXPECT_EQ(after, step == 1 ? 0x1f80 ^ 0x6000 : 0x1f80);
+    EXPECT_EQ(xmm, 5);
+    EXPECT_EQ(r12, step == 3 ? 77 : 5);
+    EXPECT_EQ(carry, step == 6);
+    sigset_t mask, none;
+    sigemptyset(&none);
+    OK(sigprocmask(SIG_SETMASK, &none, &mask));
+    EXPECT_EQ(sigismember(&mask, SIGUSR2), step == 2);
+    EXPECT_EQ(sigismember(&mask, SIGUSR1), 0);
+    stack_t now;
+    OK(sigaltstack(NULL, &now));
+    if (step == 4) wanted_stack = frame_stack[frame_step / 8 % 3];
+    EXPECT_TRUE(now.ss_sp == wanted_stack && now.ss_flags == 0);
+    uint32_t normal = 0x1f80;
+    __asm__ volatile("ldmxcsr %0" : : "m"(normal));
+    if (kit_failed()) break;
+  }
+}
 TEST(registers_survive_a_handler) {
   kit_catch(SIGUSR1, 0);
   unsigned long in = 0x1122334455667788UL, out = 0;
