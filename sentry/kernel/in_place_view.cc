@@ -204,7 +204,7 @@ bool works_in_place(Task& task) {
 
 PlainFile::PlainFile(Task& task, abi::Fd fd, vfs::FileDescription& file) : task_(task), file_(file), fd_(fd) {
   const bool endless = file.endless() != vfs::FileDescription::Endless::kNo;
-  if ((!file.lends_position() && !endless) || !task.priv().in_place_ok || !works_in_place(task)) return;
+  if ((!file.lends_position() && !file.closes_later() && !endless) || !task.priv().in_place_ok || !works_in_place(task)) return;
   quiet_.emplace();
 }
 
@@ -212,27 +212,28 @@ void PlainFile::opened() {
   if (!quiet_) return;
   task_.fds().show_description(task_.mm(), fd_, file_, FdTable::MakeView::kYes);
   if (!lend() || !file_.inode().is_regular()) return;
-  if (const std::optional<uint64_t> size = know()) tell(0, file_.is_readable() ? places_->worth_at_open(*size) : 0);
+  if (const std::optional<uint64_t> size = know()) tell(0, known_.readable && file_.is_readable() ? places_->worth_at_open(*size) : 0);
 }
 
 void PlainFile::has_read(uint64_t asked) {
   if (!quiet_ || !file_.inode().is_regular() || !lend()) return;
   const uint64_t at = file_.offset();
-  if (const std::optional<uint64_t> size = know()) tell(at, places_->worth_behind(file_, at, asked, *size));
+  if (const std::optional<uint64_t> size = know()) tell(at, known_.readable ? places_->worth_behind(file_, at, asked, *size) : 0);
 }
 
 void PlainFile::has_read_beginning() {
   if (!quiet_ || !file_.inode().is_regular() || !lend()) return;
-  if (const std::optional<uint64_t> size = know()) places_->learn_from_beginning(*size);
+  if (const std::optional<uint64_t> size = know(); size && known_.readable) places_->learn_from_beginning(*size);
 }
 
 void PlainFile::has_sought() {
-  if (quiet_ && file_.inode().is_regular() && lend() && know()) tell(0, 0);
+  if (quiet_ && file_.inode().is_regular() && lend() && know()) tell(0, 0);  // from now on where it ends is known
 }
 
 void PlainFile::has_listed_all() {
   if (!quiet_ || !lend()) return;
   known_.end = file_.offset();
+  known_.readable = true;
   note_changes();
   tell(0, 0);
 }
@@ -249,11 +250,12 @@ void PlainFile::note_changes() {
 }
 
 std::optional<uint64_t> PlainFile::know() {
-  if (!file_.inode().tells_content()) return std::nullopt;
+  if (!file_.inode().tells_changes()) return std::nullopt;
   note_changes();
   auto stat = file_.stat(task_);
   if (!stat) return std::nullopt;
   known_.end = stat->size;
+  known_.readable = file_.inode().tells_content();
   return known_.end;
 }
 

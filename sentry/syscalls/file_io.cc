@@ -67,10 +67,18 @@ Result<size_t> write_file(Task& task, vfs::FileDescription& file, vfs::IoBuffer&
   const size_t total = src.remaining();  // a file such as /dev/null may take bytes without looking at them
   size_t done = 0;
   Result<size_t> n = size_t{0};
-  do {
-    n = retry_while_blocked(task, file, vfs::kPollOut | vfs::kPollWrNorm, policy, [&]() -> Result<size_t> {
+  const auto write_once = [&] {
+    return retry_while_blocked(task, file, vfs::kPollOut | vfs::kPollWrNorm, policy, [&]() -> Result<size_t> {
       return offset ? file.pwrite(task, src, *offset + done) : file.write(task, src);
     });
+  };
+  do {
+    n = write_once();
+    if (!n && n.error() == kENOSPC && file.inode().is_regular()) {
+      // Files that were removed and then closed in place still take their room.
+      task.kernel().settle_descriptors();
+      n = write_once();
+    }
     if (!n || *n == 0) break;
     done += *n;
   } while (done < total && policy == OnWouldBlock::kWait && writes_everything(file));

@@ -148,7 +148,7 @@ void FilePlaces::tell(const FileDescription& file, const KnownFile& known) {
     m.length = 0;
   }
   rewrite(i, [&](FilePlace& p) {
-    p.kind = static_cast<uint16_t>(in_place::kPlaceSize | (file.is_readable() ? in_place::kPlaceReadable : 0) |
+    p.kind = static_cast<uint16_t>(in_place::kPlaceSize | (known.readable && file.is_readable() ? in_place::kPlaceReadable : 0) |
                                    (file.inode().is_dir() ? in_place::kPlaceDirectory : 0));
     p.word = m.word;
     p.changes = known.changes;

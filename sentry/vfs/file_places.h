@@ -25,6 +25,7 @@ struct KnownFile {
   uint64_t end = 0;  // its size, or where its listing ends
   uint32_t word = 0;
   uint64_t changes = 0, paths = 0;
+  bool readable = false;           // nothing but its bytes comes of reading it (no access time, say)
   uint64_t start = 0;              // where the bytes begin
   std::span<const uint8_t> bytes;  // in the block: room()
 };

@@ -222,6 +222,31 @@ TEST(plain_files_closed_does_not_keep_a_mount_busy) {
   }
 }
 
+TEST(plain_files_closed_leave_their_room) {
+  NEEDS_ROOT();
+  warm_up();
+  if (unshare(CLONE_NEWNS) != 0 || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0) SKIP("no mounts");
+  OK(mkdir("m", 0755));
+  OK(mount("none", "m", "tmpfs", 0, "size=1m"));
+  static char bytes[700 * 1024];
+  for (int i = 0; i < 8; ++i) {
+    const int w = OK(open("m/f", O_WRONLY | O_CREAT, 0644));
+    EXPECT_EQ(write(w, bytes, sizeof bytes), sizeof bytes);
+    OK(close(w));
+    const int r = OK(open("m/f", O_RDONLY));
+    OK(unlink("m/f"));
+    OK(close(r));
+    if (i % 2 == 0) continue;
+    IN_CHILD(pid, {
+      const int other = OK(open("m/g", O_WRONLY | O_CREAT, 0644));
+      EXPECT_EQ(write(other, bytes, sizeof bytes), sizeof bytes);
+      OK(unlink("m/g"));
+    });
+    EXPECT_EXIT(pid, 0);
+  }
+  OK(umount("m"));
+}
+
 // --- Positions ---
 
 TEST(plain_files_position_is_shared) {
@@ -487,7 +512,7 @@ static void step(unsigned *seed) {
   }
 }
 
-TEST_TIMEOUT(plain_files_random, 60) {
+static void random_steps(void) {
   unsigned seed = (unsigned)getpid();
   for (int i = 0; i < kFiles; ++i) {
     char name[8];
@@ -497,6 +522,17 @@ TEST_TIMEOUT(plain_files_random, 60) {
   for (int i = 0; i < kFds; ++i) open_fds[i].fd = -1;
   for (int i = 0; i < 20000 && !kit_failed(); ++i) step(&seed);
   if (kit_failed()) fprintf(stderr, "pid %d was the seed\n", getpid());
+}
+TEST_TIMEOUT(plain_files_random, 60) { random_steps(); }
+TEST_TIMEOUT(plain_files_random_in_memory, 60) {
+  char dir[] = "/dev/shm/plain_XXXXXX";
+  if (!mkdtemp(dir)) SKIP("no /dev/shm");
+  OK(chdir(dir));
+  random_steps();
+  OK(chdir("/"));
+  char command[64];
+  snprintf(command, sizeof command, "rm -r %s", dir);
+  EXPECT_EQ(system(command), 0);
 }
 
 // --- Threads ---

@@ -41,10 +41,10 @@ class TmpfsDescription final : public vfs::FileDescription {
     if (offset < 0 || from >= size) return base::err(kENXIO);
     const uint64_t found = whence == kSeekData ? file_.pages().next_data(from) : file_.pages().next_hole(from);
     if (whence == kSeekData && found >= size) return base::err(kENXIO);
-    vfs::SleepGuard guard(ctx, offset_lock_);
-    offset_.store(found);
-    return found;
+    return FileDescription::seek(ctx, static_cast<int64_t>(found), 0);
   }
+  bool closes_later() const override { return !is_writable(); }  // as an overlay's
+  bool lends_position() const override { return true; }
   Result<void> fsync(vfs::OpContext&, bool) override { return {}; }
   Result<void> fallocate(vfs::OpContext& ctx, uint32_t mode, uint64_t offset, uint64_t length) override {
     return file_.fallocate(ctx, mode, offset, length);

@@ -321,6 +321,7 @@ class DirectoryDescription final : public vfs::FileDescription {
   DirectoryDescription(vfs::Path path, uint32_t flags) : FileDescription(std::move(path), flags) {}
   Result<size_t> pread(vfs::OpContext&, vfs::IoBuffer&, uint64_t) override { return base::err(kEISDIR); }
   bool is_seekable() const override { return true; }
+  bool closes_later() const override { return true; }
   Result<void> fsync(vfs::OpContext&, bool) override { return {}; }
 
   // Position: 0 is ".", 1 is "..", else the cookie of the last entry told (2: none yet).
