@@ -70,8 +70,12 @@ struct DescriptorLocks {
 
 // Descriptors that the process closed in place and the sentry has not heard of, by number. A stub sets the bit of one that may be closed
 // later, and then `any`; the sentry closes them before it looks at the table the next time, and clears a bit when the word is 0.
+//
+// One that is opened again before that goes on as it is: who clears its bit has it. `lowest_free` is by the sentry: all numbers below are
+// in use, but for those whose bit is set.
 struct ClosedDescriptors {
   uint32_t any;
+  uint32_t lowest_free;
   uint64_t bits[kDescriptors / 64];
 };
 
@@ -199,6 +203,7 @@ struct CommonReader {
 struct FilePlace {
   alignas(128) uint64_t number;  // of the description; 0: nobody's
   uint64_t state;                // tag << kPositionBits | position; tag 0: the position is not here. Another one for each description
+  uint64_t device, inode, mount;  // by the sentry: as statx(2) has them; inode 0: not known
   uint32_t used;                 // by the stub: reads that the bytes were enough for; a hint
 
   alignas(64) uint32_t version;  // odd while the sentry writes what follows
@@ -211,6 +216,7 @@ struct FilePlace {
 inline constexpr uint16_t kPlaceSize = 1;      // `end` is known
 inline constexpr uint16_t kPlaceReadable = 2;  // may be read
 inline constexpr uint16_t kPlaceDirectory = 4;
+inline constexpr uint16_t kPlaceAlone = 8;     // the description never had a second descriptor
 inline constexpr int kPositionBits = 48;
 inline constexpr uint64_t kPositionMask = (uint64_t{1} << kPositionBits) - 1;
 inline constexpr uint64_t kMostPosition = kPositionMask >> 1;

@@ -52,10 +52,12 @@ void FdTable::settle() {
   std::vector<RefPtr<FileDescription>> gone;  // closed outside the lock
   base::MutexLock lock(mu_);
   if (!view_) return;
-  view_->take_closed([&](int32_t fd) {
+  view_->take_closed([&](int32_t fd, DescriptorView::Closed is_closed) {
     mu_.assert_held();
-    gone.push_back(exchange_locked(static_cast<size_t>(fd), {}));
-    lowest_free_ = std::min(lowest_free_, fd);
+    const auto i = static_cast<size_t>(fd);
+    if (is_closed == DescriptorView::Closed::kNo) return view_->show_description(fd, *entries_[i].file, entries_[i].close_on_exec);
+    gone.push_back(exchange_locked(i, {}));
+    note_free_locked(fd);
   });
 }
 
@@ -63,6 +65,7 @@ DescriptorView* FdTable::view_of_locked(mm::MemoryManager& mm, MakeView make) {
   if (!view_ && !no_view_ && make == MakeView::kYes) {
     view_ = std::make_unique<DescriptorView>(RefPtr<mm::MemoryManager>(&mm), *this);
     closed_.store(mm.platform_space().closed_descriptors(), std::memory_order_release);
+    set_lowest_free_locked(lowest_free_);
     // What a program mostly gets from others.
     for (size_t i = 0; i < entries_.size() && i < kStandard; ++i) {
       FileDescription* file = entries_[i].file.get();
@@ -172,13 +175,24 @@ Result<FdTable::Entry> FdTable::get_entry(abi::Fd fd) {
   return entries_[i];
 }
 
+// The stub may know it.
+void FdTable::set_lowest_free_locked(int32_t fd) {
+  lowest_free_ = fd;
+  if (in_place::ClosedDescriptors* closed = closed_.load(std::memory_order_relaxed))
+    __atomic_store_n(&closed->lowest_free, static_cast<uint32_t>(fd), __ATOMIC_SEQ_CST);
+}
+
+void FdTable::note_free_locked(int32_t fd) {
+  if (fd < lowest_free_) set_lowest_free_locked(fd);
+}
+
 Result<int32_t> FdTable::reserve_locked(int32_t min, uint64_t limit) {
   const auto bound = static_cast<size_t>(std::min<uint64_t>(limit, kMaxFds));
   size_t i = static_cast<size_t>(std::max(min, lowest_free_));
   while (i < entries_.size() && entries_[i].file) ++i;
   if (i >= bound) return err(kEMFILE);
   if (i >= entries_.size()) entries_.resize(std::min(bound, std::max<size_t>(i + 1, std::max<size_t>(64, entries_.size() * 2))));
-  if (min <= lowest_free_) lowest_free_ = static_cast<int32_t>(i) + 1;
+  if (min <= lowest_free_) set_lowest_free_locked(static_cast<int32_t>(i) + 1);
   return static_cast<int32_t>(i);
 }
 
@@ -201,7 +215,7 @@ Result<std::vector<abi::Fd>> FdTable::install_many(std::vector<RefPtr<FileDescri
       // Back into `files`, so that nothing is closed under the lock.
       for (size_t k = 0; k < numbers.size(); ++k) {
         files[k] = exchange_locked(index_of(numbers[k]), {});
-        lowest_free_ = std::min(lowest_free_, numbers[k].value());
+        note_free_locked(numbers[k].value());
       }
       return err(i.error());
     }
@@ -225,7 +239,7 @@ Result<RefPtr<FileDescription>> FdTable::remove(abi::Fd fd) {
   base::MutexLock lock(mu_);
   const size_t i = index_of(fd);
   if (i >= entries_.size() || !entries_[i].file) return err(kEBADF);
-  lowest_free_ = std::min(lowest_free_, fd.value());
+  note_free_locked(fd.value());
   return exchange_locked(i, {});
 }
 
@@ -250,7 +264,7 @@ std::vector<RefPtr<FileDescription>> FdTable::remove_range(uint32_t first, uint3
   for (size_t i = first; i < entries_.size() && i <= last; ++i) {
     if (!entries_[i].file) continue;
     removed.push_back(exchange_locked(i, {}));
-    lowest_free_ = std::min(lowest_free_, static_cast<int32_t>(i));
+    note_free_locked(static_cast<int32_t>(i));
   }
   return removed;
 }
@@ -270,7 +284,7 @@ std::vector<RefPtr<FileDescription>> FdTable::remove_close_on_exec() {
   for (size_t i = 0; i < entries_.size(); ++i) {
     if (!entries_[i].file || !entries_[i].close_on_exec) continue;
     removed.push_back(exchange_locked(i, {}));
-    lowest_free_ = std::min(lowest_free_, static_cast<int32_t>(i));
+    note_free_locked(static_cast<int32_t>(i));
   }
   return removed;
 }

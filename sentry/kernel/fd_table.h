@@ -85,6 +85,8 @@ class FdTable final : public base::RefCounted {
   base::Result<int32_t> reserve_locked(int32_t min, uint64_t limit) REQUIRES(mu_);
   base::RefPtr<vfs::FileDescription> exchange_locked(size_t i, Entry next) REQUIRES(mu_);
   void set_close_on_exec_locked(size_t i, bool on) REQUIRES(mu_);
+  void set_lowest_free_locked(int32_t fd) REQUIRES(mu_);
+  void note_free_locked(int32_t fd) REQUIRES(mu_);
   DescriptorView* view_of_locked(mm::MemoryManager& mm, MakeView make) REQUIRES(mu_);
 
   mutable base::Mutex mu_{base::LockRank::kFdTable};

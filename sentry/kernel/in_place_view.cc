@@ -101,14 +101,21 @@ void DescriptorView::hide_description(uint32_t fd) {
 }
 
 // It is the stub's word for it, and its own descriptors.
-void DescriptorView::take_closed(base::FunctionRef<void(int32_t fd)> remove) {
+void DescriptorView::take_closed(base::FunctionRef<void(int32_t fd, Closed closed)> take) {
   in_place::ClosedDescriptors& closed = *space().closed_descriptors();
   __atomic_store_n(&closed.any, 0u, __ATOMIC_SEQ_CST);
   for (uint32_t i = 0; i < in_place::kDescriptors / 64; ++i) {
     for (uint64_t bits = __atomic_load_n(&closed.bits[i], __ATOMIC_SEQ_CST); bits != 0; bits &= bits - 1) {
       const uint32_t fd = i * 64 + static_cast<uint32_t>(std::countr_zero(bits));
-      if (closed_later_.test(fd)) remove(static_cast<int32_t>(fd));
-      else in_place::clear_bit(closed.bits, fd);
+      if (!closed_later_.test(fd)) {
+        in_place::clear_bit(closed.bits, fd);
+        continue;
+      }
+      // The stub may open it again at this moment: who clears the bit has it.
+      space().set_descriptor(fd, 0);
+      const uint64_t bit = uint64_t{1} << (fd % 64);
+      const bool is_closed = __atomic_fetch_and(&closed.bits[i], ~bit, __ATOMIC_SEQ_CST) & bit;
+      take(static_cast<int32_t>(fd), is_closed ? Closed::kYes : Closed::kNo);
     }
   }
 }
@@ -208,11 +215,12 @@ PlainFile::PlainFile(Task& task, abi::Fd fd, vfs::FileDescription& file) : task_
   quiet_.emplace();
 }
 
-void PlainFile::opened() {
-  if (!quiet_) return;
+PlainFile::Opened PlainFile::opened() {
+  if (!quiet_) return Opened::kOnce;
   task_.fds().show_description(task_.mm(), fd_, file_, FdTable::MakeView::kYes);
-  if (!lend() || !file_.inode().is_regular()) return;
+  if (!lend() || !file_.inode().is_regular()) return Opened::kOnce;
   if (const std::optional<uint64_t> size = know()) tell(0, known_.readable && file_.is_readable() ? places_->worth_at_open(*size) : 0);
+  return file_.closes_later() && known_.inode != 0 && places_->is_opened_often(known_.inode) ? Opened::kOften : Opened::kOnce;
 }
 
 void PlainFile::has_read(uint64_t asked) {
@@ -255,6 +263,9 @@ std::optional<uint64_t> PlainFile::know() {
   auto stat = file_.stat(task_);
   if (!stat) return std::nullopt;
   known_.end = stat->size;
+  known_.device = stat->device.encoded();
+  known_.inode = stat->inode;
+  known_.mount = file_.path().mount->id();
   known_.readable = file_.inode().tells_content();
   return known_.end;
 }

@@ -38,8 +38,9 @@ class DescriptorView final : public vfs::InPlaceView {
   // file has a number.
   void show_description(int32_t fd, const vfs::FileDescription& file, bool close_on_exec);
   bool knows(int32_t fd) const { return static_cast<uint32_t>(fd) < in_place::kDescriptors && described_.test(static_cast<size_t>(fd)); }
-  // Those that the stub closed in place; the caller removes each.
-  void take_closed(base::FunctionRef<void(int32_t fd)> remove);
+  // Those that the stub closed in place: the caller removes each, or shows it again where the stub has just opened it once more.
+  enum class Closed : uint8_t { kNo, kYes };
+  void take_closed(base::FunctionRef<void(int32_t fd, Closed closed)> take);
   // Where the stub moves the position of `file`, of which all descriptors are in the table. Null: not yet, or no memory.
   base::RefPtr<vfs::FilePlaces> lend(vfs::FileDescription& file, memory::MemoryFile& memory);
   // Null: no memory, or (when they are not to be made in `memory`) none yet.
@@ -86,7 +87,9 @@ bool works_in_place(Task& task);
 class PlainFile {
  public:
   PlainFile(Task& task, abi::Fd fd, vfs::FileDescription& file);
-  void opened();
+  // kOften: the stub could open it again, if it knew the name.
+  enum class Opened : uint8_t { kOnce, kOften };
+  Opened opened();
   void has_read(uint64_t asked);  // at the position
   void has_read_beginning();      // by pread(2)
   void has_sought();

@@ -23,15 +23,15 @@ constexpr uint64_t kKnownOpenFlags = vfs::kO_ACCMODE | vfs::kO_CREAT | vfs::kO_E
                                      vfs::kO_CLOEXEC | vfs::kO_PATH | vfs::kO_TMPFILE;
 constexpr uint32_t kTmpfileBit = vfs::kO_TMPFILE & ~vfs::kO_DIRECTORY;
 
-// A name that is not there is often looked for again.
-void keep_missing(Task& task, vfs::FileDescription* from, int32_t dirfd, const vfs::Path& start, std::string_view path, uint32_t flags) {
+// Leaves an answer for a name that will be opened again: one that is not there, or one that was opened before.
+void keep_name(Task& task, vfs::FileDescription* from, int32_t dirfd, const vfs::Path& start, std::string_view path, uint32_t flags, bool exists) {
   kernel::StatAsker asker(task);
   vfs::WalkRecord* record = asker.record();
   if (!record || (flags & (vfs::kO_CREAT | kTmpfileBit))) return;
   using enum kernel::StatAsker::Link;
   const auto link = flags & vfs::kO_NOFOLLOW ? kNoFollow : kFollow;
   const auto found = vfs::walk_stat(task, start, path, link == kFollow ? uint32_t{vfs::kLookupFollow} : 0, record);
-  if (!found) asker.keep(from, Fd(dirfd), path, link, found);
+  if (found.has_value() == exists) asker.keep(from, Fd(dirfd), path, link, found);
 }
 
 Result<Fd> do_open(Task& task, int32_t dirfd, UserCString user_path, uint32_t flags, uint32_t mode, uint32_t lookup_flags) {
@@ -47,12 +47,13 @@ Result<Fd> do_open(Task& task, int32_t dirfd, UserCString user_path, uint32_t fl
   if (!scoped && path.front() == '/') lookup_flags |= vfs::kLookupStartIsRoot;
   auto opened = vfs::open_at(task, start, path, flags, mode & 07777 & ~task.umask(), lookup_flags);
   if (!opened) {
-    if (plain && opened.error() == kENOENT) keep_missing(task, from.get(), dirfd, start, path, flags);
+    if (plain && opened.error() == kENOENT) keep_name(task, from.get(), dirfd, start, path, flags, false);
     return err(opened.error());
   }
   RefPtr<vfs::FileDescription> file = std::move(*opened);
   const Fd fd = TRY(task.install_fd(RefPtr<vfs::FileDescription>(file), (flags & vfs::kO_CLOEXEC) != 0));
-  kernel::PlainFile(task, fd, *file).opened();
+  if (kernel::PlainFile(task, fd, *file).opened() == kernel::PlainFile::Opened::kOften && plain)
+    keep_name(task, from.get(), dirfd, start, path, flags, true);
   // Most programs ask for the size next.
   if (kernel::stats_what_it_opens(task)) kernel::StatAsker(task).keep_opened(*file, fd, path);
   return fd;

@@ -43,7 +43,8 @@ class CloseWatcher {
   CloseWatcher& operator=(const CloseWatcher&) = delete;
 };
 
-// F_SETFL of a plain file that stubs know: from now on they ask for the flags of such files.
+// F_SETFL of a plain file that stubs know, or a lower limit of descriptors: from now on they ask for the flags of such files, and open
+// none again.
 void note_flags_changed();
 
 // A stretch of time in which nothing changed, as far as one has looked.

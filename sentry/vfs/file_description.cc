@@ -102,7 +102,9 @@ void FileDescription::add_descriptor(const void* table) {
   base::MutexLock lock(in_place_mutex());
   if (in_view) end->leave_locked();
   FilePlaces* places = lent_.load(std::memory_order_relaxed);
-  if (places && places->table() != table) places->take_back_locked(*this);
+  if (!places) return;
+  if (places->table() != table) places->take_back_locked(*this);
+  else places->note_second_locked(*this);
 }
 
 void FileDescription::drop_descriptor() {

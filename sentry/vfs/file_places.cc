@@ -2,6 +2,7 @@
 #include "sentry/vfs/file_places.h"
 
 #include <algorithm>
+#include <bit>
 
 #include "base/core/check.h"
 #include "sentry/vfs/file_description.h"
@@ -50,7 +51,9 @@ void FilePlaces::lend_locked(FileDescription& file) {
   m.file = &file;
   if (++m.tag == 0) m.tag = 1;
   m.wasted = 0;
+  m.alone = true;
   rewrite(i, [&](FilePlace& p) {
+    p.inode = 0;
     p.kind = file.inode().is_dir() ? in_place::kPlaceDirectory : 0;
     p.length = 0;
   });
@@ -91,6 +94,12 @@ void FilePlaces::take_back_locked(FileDescription& file) {
   m.file = nullptr;
   m.length = 0;
   file.lent_.store(nullptr, std::memory_order_seq_cst);
+}
+
+void FilePlaces::note_second_locked(const FileDescription& file) {
+  const size_t i = index_of(file);
+  mine_[i].alone = false;
+  rewrite(i, [](FilePlace& p) { p.kind &= static_cast<uint16_t>(~in_place::kPlaceAlone); });
 }
 
 void FilePlaces::take_all_back_locked() {
@@ -149,7 +158,12 @@ void FilePlaces::tell(const FileDescription& file, const KnownFile& known) {
   }
   rewrite(i, [&](FilePlace& p) {
     p.kind = static_cast<uint16_t>(in_place::kPlaceSize | (known.readable && file.is_readable() ? in_place::kPlaceReadable : 0) |
-                                   (file.inode().is_dir() ? in_place::kPlaceDirectory : 0));
+                                   (file.inode().is_dir() ? in_place::kPlaceDirectory : 0) | (m.alone ? in_place::kPlaceAlone : 0));
+    if (known.inode != 0) {
+      p.device = known.device;
+      p.inode = known.inode;
+      p.mount = known.mount;
+    }
     p.word = m.word;
     p.changes = known.changes;
     p.paths = known.paths;
@@ -165,6 +179,13 @@ void FilePlaces::tell(const FileDescription& file, const KnownFile& known) {
 size_t FilePlaces::worth_at_open(uint64_t size) {
   base::MutexLock lock(in_place_mutex());
   return trust_ > 0 && size <= kSmallFile ? size : 0;
+}
+
+bool FilePlaces::is_opened_often(uint64_t inode) {
+  base::MutexLock lock(in_place_mutex());
+  LastOpened& last = last_opened_[inode % last_opened_.size()];
+  if (last.inode != inode) last = {.inode = inode, .times = 0};
+  return std::has_single_bit(++last.times) && last.times > 1;
 }
 
 void FilePlaces::learn_from_beginning(uint64_t size) {

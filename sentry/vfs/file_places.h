@@ -25,6 +25,7 @@ struct KnownFile {
   uint64_t end = 0;  // its size, or where its listing ends
   uint32_t word = 0;
   uint64_t changes = 0, paths = 0;
+  uint64_t device = 0, inode = 0, mount = 0;  // as statx(2) has them; inode 0: not known
   bool readable = false;           // nothing but its bytes comes of reading it (no access time, say)
   uint64_t start = 0;              // where the bytes begin
   std::span<const uint8_t> bytes;  // in the block: room()
@@ -43,6 +44,7 @@ class FilePlaces final : public base::RefCounted {
   // The stub does not move it until the position is set again.
   void hold_position_locked(FileDescription& file);
   void take_back_locked(FileDescription& file);
+  void note_second_locked(const FileDescription& file);  // another descriptor of it, in the same table
   void take_all_back_locked();
 
   // One may read ahead at a time. Room for `n` bytes that no place tells of; empty: somebody reads.
@@ -54,6 +56,8 @@ class FilePlaces final : public base::RefCounted {
   // How many bytes to read ahead at `from` of a file of that size; 0: none, or not worth it. `opened`: it was just opened, otherwise
   // its reader has come to `from`, asking for `asked` bytes the last time.
   size_t worth_at_open(uint64_t size);
+  // Counts that `inode` was opened: true the second time and each time that there have been twice as many, lately.
+  bool is_opened_often(uint64_t inode);
   // One of that size was read from its beginning, which reading ahead when it was opened would have saved.
   void learn_from_beginning(uint64_t size);
   size_t worth_behind(const FileDescription& file, uint64_t from, uint64_t asked, uint64_t size);
@@ -72,6 +76,7 @@ class FilePlaces final : public base::RefCounted {
     uint32_t first = 0, length = 0;  // of its bytes in the block
     uint32_t used_before = 0;        // FilePlace::used when bytes were last put there
     uint8_t wasted = 0;              // times in a row that nobody used them
+    bool alone = true;               // the description never had a second descriptor
     bool opened_ahead = false;       // they were put there by worth_at_open()
     uint16_t word = 0;
     uint64_t changes = 0;
@@ -88,6 +93,11 @@ class FilePlaces final : public base::RefCounted {
   std::array<Mine, in_place::kPlaces> mine_;
   uint32_t next_byte_ = in_place::PlacesBlock::kBytes;
   bool reading_ = false;
+  struct LastOpened {
+    uint64_t inode = 0;
+    uint32_t times = 0;
+  };
+  std::array<LastOpened, 16> last_opened_;  // by number
   int trust_ = 0;  // whether what is opened is read from the beginning
 };
 

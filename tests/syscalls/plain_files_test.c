@@ -610,6 +610,186 @@ TEST(plain_files_threads_open_and_close) {
   }
 }
 
+// --- Opened again and again ---
+
+static int shows_name(int fd, const char *name) {
+  char link[64], path[512] = "";
+  snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+  OK(readlink(link, path, sizeof path - 1));
+  const char *slash = strrchr(path, '/');
+  return slash && strcmp(slash + 1, name) == 0;
+}
+
+TEST(plain_files_opened_again) {
+  warm_up();
+  kit_write_file("a", "aaaa");
+  kit_write_file("b", "bbbbbb");
+  OK(close_range(3, ~0u, 0));
+  char b[16];
+  for (int i = 0; i < kMany; ++i) {
+    // A new description each time: at the beginning, with the flags that were asked for, at the lowest number.
+    int fd = OK(open("a", O_RDONLY));
+    EXPECT_EQ(fd, 3);
+    EXPECT_EQ(lseek(fd, 0, SEEK_CUR), 0);
+    EXPECT_EQ(read(fd, b, 2), 2);
+    OK(close(fd));
+    fd = OK(open("a", O_RDONLY | O_CLOEXEC));
+    EXPECT_EQ(fcntl(fd, F_GETFD), FD_CLOEXEC);
+    EXPECT_EQ(read(fd, b, 8), 4);
+    OK(close(fd));
+    fd = OK(open("a", O_RDONLY | O_NONBLOCK));
+    EXPECT_EQ(fcntl(fd, F_GETFL) & O_NONBLOCK, O_NONBLOCK);
+    OK(close(fd));
+    fd = OK(open("b", O_RDONLY));
+    EXPECT_EQ(read(fd, b, 8), 6);
+    OK(close(fd));
+    fd = OK(open("a", O_RDWR));
+    EXPECT_EQ(write(fd, "A", 1), 1);
+    OK(close(fd));
+    // Others of the description go on.
+    fd = OK(open("a", O_RDONLY));
+    const int kept = OK(dup(fd));
+    EXPECT_EQ(read(fd, b, 1), 1);
+    OK(close(fd));
+    fd = OK(open("a", O_RDONLY));
+    EXPECT_EQ(lseek(kept, 0, SEEK_CUR), 1);
+    EXPECT_EQ(lseek(fd, 0, SEEK_CUR), 0);
+    OK(close(kept));
+    OK(close(fd));
+    // A lower number that somebody else gave up.
+    int ends[2];
+    OK(pipe(ends));
+    fd = OK(open("a", O_RDONLY));
+    OK(close(ends[0]));
+    OK(close(fd));
+    fd = OK(open("a", O_RDONLY));
+    EXPECT_EQ(fd, ends[0]);
+    OK(close(ends[1]));
+    OK(close(fd));
+  }
+  EXPECT_ERR(open("a", O_RDONLY | O_DIRECTORY), ENOTDIR);
+}
+
+TEST(plain_files_opened_again_elsewhere) {
+  warm_up();
+  OK(mkdir("d", 0755));
+  struct stat first, s;
+  char b[8];
+  for (int i = 0; i < 24; ++i) {
+    kit_write_file("d/x", "old");
+    for (int k = 0; k < 3; ++k) OK(close(OK(open("d/x", O_RDONLY))));
+    OK(stat("d/x", &first));
+    kit_write_file("d/y", "new");
+    OK(rename("d/y", "d/x"));
+    int fd = OK(open("d/x", O_RDONLY));
+    OK(fstat(fd, &s));
+    EXPECT_NE(s.st_ino, first.st_ino);
+    EXPECT_EQ(read(fd, b, 8), 3);
+    EXPECT_EQ(memcmp(b, "new", 3), 0);
+    OK(close(fd));
+    OK(unlink("d/x"));
+    EXPECT_ERR(open("d/x", O_RDONLY), ENOENT);
+    // One file with two names.
+    kit_write_file("d/one", "1");
+    OK(link("d/one", "d/two"));
+    for (int k = 0; k < 4; ++k) {
+      fd = OK(open(k & 1 ? "d/two" : "d/one", O_RDONLY));
+      EXPECT_TRUE(shows_name(fd, k & 1 ? "two" : "one"));
+      OK(close(fd));
+    }
+    OK(unlink("d/one"));
+    fd = OK(open("d/two", O_RDONLY));
+    EXPECT_TRUE(shows_name(fd, "two"));
+    OK(close(fd));
+    OK(unlink("d/two"));
+  }
+}
+
+TEST(plain_files_opened_again_when_refused) {
+  warm_up();
+  kit_write_file("f", "text");
+  for (int i = 0; i < 8; ++i) {
+    for (int k = 0; k < 8; ++k) OK(close(OK(open("f", O_RDONLY))));
+    // Without a number left.
+    struct rlimit_ { unsigned long now, most; } before, none;
+    OK(syscall(SYS_prlimit64, 0, 7, NULL, &before));
+    const int next = OK(open("f", O_RDONLY));
+    OK(close(next));
+    none = (struct rlimit_){(unsigned long)next, before.most};
+    OK(syscall(SYS_prlimit64, 0, 7, &none, NULL));
+    EXPECT_ERR(open("f", O_RDONLY), EMFILE);
+    OK(syscall(SYS_prlimit64, 0, 7, &before, NULL));
+    OK(close(OK(open("f", O_RDONLY))));
+  }
+  if (geteuid() != 0) return;
+  IN_CHILD(pid, {
+    OK(chmod(".", 0755));
+    OK(setresgid(12345, 12345, 12345));
+    OK(setresuid(12345, 12345, 12345));
+    for (int k = 0; k < kMany; ++k) OK(close(OK(open("f", O_RDONLY))));
+    IN_CHILD(other, OK(0));
+    EXPECT_EXIT(other, 0);
+  });
+  EXPECT_EXIT(pid, 0);
+  int to[2], from[2];
+  OK(pipe(to));
+  OK(pipe(from));
+  IN_CHILD(reader, {
+    char c;
+    OK(setresuid(12345, 12345, 12345));
+    for (int i = 0; i < 8; ++i) {
+      for (int k = 0; k < 4; ++k) OK(close(OK(open("f", O_RDONLY))));
+      ASSERT_EQ(write(from[1], "r", 1), 1);
+      ASSERT_EQ(read(to[0], &c, 1), 1);
+      EXPECT_ERR(open("f", O_RDONLY), EACCES);
+      ASSERT_EQ(write(from[1], "r", 1), 1);
+      ASSERT_EQ(read(to[0], &c, 1), 1);
+    }
+  });
+  for (int i = 0; i < 8; ++i) {
+    char c;
+    ASSERT_EQ(read(from[0], &c, 1), 1);
+    OK(chmod("f", 0600));
+    ASSERT_EQ(write(to[1], "w", 1), 1);
+    ASSERT_EQ(read(from[0], &c, 1), 1);
+    OK(chmod("f", 0644));
+    ASSERT_EQ(write(to[1], "w", 1), 1);
+  }
+  EXPECT_EXIT(reader, 0);
+}
+
+static void *open_again(void *bad) {
+  while (!atomic_load(&stop)) {
+    char c = 0;
+    const int fd = open("warm", O_RDONLY);
+    if (fd < 0 || lseek(fd, 0, SEEK_CUR) != 0 || read(fd, &c, 1) != 1 || c != '0' || read(fd, &c, 1) != 1 || c != '1' || close(fd) != 0)
+      ++*(int *)bad;
+  }
+  return NULL;
+}
+TEST(plain_files_threads_open_again) {
+  warm_up();
+  pthread_t threads[3];
+  int bad[3] = {0};
+  for (int i = 0; i < 3; ++i) pthread_create(&threads[i], NULL, open_again, &bad[i]);
+  for (int i = 0; i < 300; ++i) {
+    const int fd = OK(open("warm", O_RDONLY));
+    OK(dup2(fd, 100 + i % 7));
+    EXPECT_EQ(lseek(fd, 5, SEEK_SET), 5);
+    EXPECT_EQ(lseek(100 + i % 7, 0, SEEK_CUR), 5);
+    OK(close(fd));
+    if (i % 50 == 0) {
+      IN_CHILD(pid, EXPECT_EQ(lseek(100 + i % 7, 0, SEEK_CUR), 5));
+      EXPECT_EXIT(pid, 0);
+    }
+  }
+  atomic_store(&stop, 1);
+  for (int i = 0; i < 3; ++i) {
+    pthread_join(threads[i], NULL);
+    EXPECT_EQ(bad[i], 0);
+  }
+}
+
 // --- /dev/null and /dev/zero ---
 
 TEST(plain_files_endless) {
