@@ -316,163 +316,11 @@ bool clock_in_place(Slot* slot, SlotMode mode, int64_t& result) {
   return true;
 }
 
-// rt_sigprocmask(2), unless something is pending that the sentry must compare with the new mask. The sentry holds
-// the mask before it reads it; we store the new one before we look whether it is held.
-bool sigmask_in_place(Slot* slot, SlotMode mode, int64_t& result) {
-  constexpr uint64_t kUnblockable = 1 << 8 | 1 << 18;  // SIGKILL, SIGSTOP
-  const StubRegisters& r = slot->regs;
-  InPlaceSlot& v = slot->in_place;
-  const uint64_t set = r.rsi, old = r.rdx;
-  if (mode != kModeFast || r.r10 != 8 || set >> 47 || old >> 47 || load(&v.mask_held) != 0) return false;
-  const auto copy = [](uint64_t to, uint64_t from) -> long {
-    *reinterpret_cast<volatile uint64_t*>(to) = *reinterpret_cast<const volatile uint64_t*>(from);
-    return 0;
-  };
-  const uint64_t before = v.mask;
-  uint64_t after = before;
-  if (set != 0) {
-    uint64_t given;
-    if (guarded(copy, addr(&given), set, slot) != 0) return false;
-    switch (static_cast<uint32_t>(r.rdi)) {
-      case 0: after |= given; break;
-      case 1: after &= ~given; break;
-      case 2: after = given; break;
-      default: return false;
-    }
-    after &= ~kUnblockable;
-    __atomic_store_n(&v.mask, after, __ATOMIC_SEQ_CST);
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
-  }
-  if ((set != 0 && load(&v.mask_held) != 0) || (old != 0 && guarded(copy, old, addr(&before), slot) != 0)) {
-    __atomic_store_n(&v.mask, before, __ATOMIC_SEQ_CST);
-    return false;
-  }
-  result = 0;
-  return true;
-}
-
-// --- FP state ---
-
-// The user states of XCR0 without what guests do not have: PKRU and AMX.
-constexpr uint32_t kXsaveLow = ~uint32_t{1 << 9 | 3 << 17}, kXsaveHigh = ~uint32_t{0};
-
-void xsave(void* area) { asm volatile("xsave64 (%0)" : : "r"(area), "a"(kXsaveLow), "d"(kXsaveHigh) : "memory"); }
-void xrstor(const void* area) { asm volatile("xrstor64 (%0)" : : "r"(area), "a"(kXsaveLow), "d"(kXsaveHigh) : "memory"); }
-
-// XSTATE_BV is 0: everything takes its initial value; MXCSR is loaded all the same.
-alignas(64) constexpr uint32_t kInitialXstate[576 / 4] = {0x37f, 0, 0, 0, 0, 0, 0x1f80};
-
-// --- Signals ---
-
-// rt_sigreturn(2) from a frame that looks as the sentry makes them, when nothing is pending that the mask could let through and the
-// alternate stack stays as it is. sys_rt_sigreturn() does the same for all others.
-struct Frame {
-  uint64_t flags, link, stack;
-  int32_t stack_flags, pad;
-  uint64_t stack_size;
-  uint64_t r8, r9, r10, r11, r12, r13, r14, r15, rdi, rsi, rbp, rbx, rdx, rax, rcx, rsp, rip, eflags;
-  uint64_t segments, err, trapno, oldmask, cr2, fpstate, reserved[8], mask;
-};
-static_assert(sizeof(Frame) == 304);
-
-bool keeps_altstack(const Slot* slot, const Frame& f) {
-  constexpr int32_t kOnStack = 1, kDisable = 2, kAutoDisarm = int32_t{1} << 31;
-  const int32_t mode = f.stack_flags & ~kAutoDisarm;
-  if (slot->altstack_flags != 0 && slot->altstack_flags != kDisable) return false;  // SS_AUTODISARM
-  if (mode == kDisable) return slot->altstack_size == 0;
-  return (mode == 0 || mode == kOnStack) && !(f.stack_flags & kAutoDisarm) && slot->altstack_flags == 0 && f.stack == slot->altstack &&
-         f.stack_size == slot->altstack_size;
-}
-
-// The FP state of a frame into the slot. What XRSTOR does not take is left to the sentry, which makes it valid.
-long read_frame_fp(uint64_t from, uint64_t argument) {
-  constexpr uint32_t kMagic1 = 0x46505853, kMagic2 = 0x46505845;
-  auto* slot = reinterpret_cast<Slot*>(argument);
-  auto* to = reinterpret_cast<uint8_t*>(slot) + kSlotXstate;
-  const auto* words = reinterpret_cast<const uint32_t*>(to);
-  const auto* header = reinterpret_cast<const uint64_t*>(to + 512);
-  const uint32_t size = slot->frame_xstate;
-  if (size < 576 || size > kSlotXstateSize) return kGuardFailed;
-  copy_bytes(addr(to), from, size);
-  const bool extended = words[464 / 4] == kMagic1 && words[(464 + 16) / 4] == size &&
-                        *reinterpret_cast<const volatile uint32_t*>(from + size) == kMagic2;
-  if (!extended) return kGuardFailed;
-  for (int i = 1; i < 8; ++i)
-    if (header[i] != 0) return kGuardFailed;
-  return 0;
-}
-
-bool sigreturn_in_place(Slot* slot, SlotMode mode, int64_t& result) {
-  constexpr uint64_t kUserFlags = 0x40cd5, kTrap = 0x100;  // FIX_EFLAGS; RF goes with POPF
-  constexpr uint64_t kUnblockable = 1 << 8 | 1 << 18;
-  StubRegisters& r = slot->regs;
-  InPlaceSlot& v = slot->in_place;
-  if (mode != kModeFast || slot->frame_xstate == 0 || r.rsp >= area() - sizeof(Frame) || load(&v.mask_held) != 0) return false;
-  Frame f;
-  const auto copy = [](uint64_t to, uint64_t from) -> long {
-    copy_bytes(to, from, sizeof(Frame));
-    return 0;
-  };
-  if (guarded(copy, addr(&f), r.rsp, slot) != 0 || f.eflags & kTrap || f.rip >= area() || !keeps_altstack(slot, f)) return false;
-  if (f.fpstate == 0 || f.fpstate % 64 != 0 || f.fpstate >= area() - kSlotXstateSize || guarded(read_frame_fp, f.fpstate, addr(slot), slot) != 0)
-    return false;
-  const uint64_t before = v.mask;
-  __atomic_store_n(&v.mask, f.mask & ~kUnblockable, __ATOMIC_SEQ_CST);
-  __atomic_thread_fence(__ATOMIC_SEQ_CST);
-  const auto restore = [](uint64_t from, uint64_t) -> long {
-    xrstor(reinterpret_cast<const void*>(from));
-    return 0;
-  };
-  if (load(&v.mask_held) != 0 || guarded(restore, addr(slot) + kSlotXstate, 0, slot) != 0) {
-    __atomic_store_n(&v.mask, before, __ATOMIC_SEQ_CST);
-    return false;
-  }
-  r.r8 = f.r8; r.r9 = f.r9; r.r10 = f.r10; r.r11 = f.r11; r.r12 = f.r12; r.r13 = f.r13; r.r14 = f.r14; r.r15 = f.r15;
-  r.rdi = f.rdi; r.rsi = f.rsi; r.rbp = f.rbp; r.rbx = f.rbx; r.rdx = f.rdx; r.rcx = f.rcx; r.rsp = f.rsp; r.rip = f.rip;
-  r.eflags = (r.eflags & ~kUserFlags) | (f.eflags & kUserFlags);
-  result = static_cast<int64_t>(f.rax);
-  return true;
-}
-
-// rt_sigaction(2) that asks, changes nothing, or leaves the default action of a signal that is not ignored by default: all that can
-// change there is what the next question is answered. (The C library's posix_spawn makes 122 such calls.)
-bool sigaction_in_place(Slot* slot, SlotMode mode, int64_t& result) {
-  constexpr uint64_t kIgnored = 1, kUnblockable = 1 << 8 | 1 << 18;  // SIG_IGN; SIGKILL, SIGSTOP
-  constexpr uint64_t kIgnoredByDefault = 1 << 16 | 1 << 17 | 1 << 22 | 1 << 27;  // SIGCHLD, SIGCONT, SIGURG, SIGWINCH
-  constexpr uint64_t kFlags = 0xdc000807;  // UAPI_SA_FLAGS
-  const StubRegisters& r = slot->regs;
-  const uint64_t number = static_cast<uint32_t>(r.rdi) - 1, set = r.rsi, old = r.rdx;
-  if (mode != kModeFast || !load(&slot->in_place.actions) || r.r10 != 8 || number > 63 || set >> 47 || old >> 47 || kUnblockable >> number & 1)
-    return false;
-  const auto copy = [](uint64_t to, uint64_t from) -> long {
-    auto* out = reinterpret_cast<volatile uint64_t*>(to);
-    for (int i = 0; i < 4; ++i) out[i] = reinterpret_cast<const volatile uint64_t*>(from)[i];
-    return 0;
-  };
-  Slot::Action& now = slot->actions[number];
-  Slot::Action next;
-  if (set != 0) {
-    if (guarded(copy, addr(&next), set, slot) != 0) return false;
-    next.flags &= kFlags;
-    next.mask &= ~kUnblockable;
-    if (next.handler != now.handler || next.handler == kIgnored) return false;
-    if (next.handler == 0 ? kIgnoredByDefault >> number & 1
-                          : next.flags != now.flags || next.restorer != now.restorer || next.mask != now.mask)
-      return false;
-  }
-  if (old != 0 && guarded(copy, old, addr(&now), slot) != 0) return false;
-  if (set != 0) {
-    now.flags = next.flags;
-    now.restorer = next.restorer;
-    now.mask = next.mask;
-  }
-  result = 0;
-  return true;
-}
-
 }  // namespace
 
-#include "platform/systrap/stub/stub_io.inc"  // NOLINT: a part of this file
+#include "platform/systrap/stub/stub_signal.inc"  // NOLINT: a part of this file
+
+#include "platform/systrap/stub/stub_io.inc"  // NOLINT: likewise
 
 #include "platform/systrap/stub/stub_files.inc"  // NOLINT: likewise
 #include "platform/systrap/stub/stub_stat.inc"  // NOLINT: likewise
@@ -686,7 +534,7 @@ bool signal_in_stub(int sig, Slot* slot, UContext* uc) {
 
 }  // namespace
 
-#include "platform/systrap/stub/stub_cpuid.inc"  // NOLINT: a part of this file
+#include "platform/systrap/stub/stub_cpuid.inc"  // NOLINT: likewise
 
 extern "C" void stub_signal(int sig, SigInfo* info, UContext* uc, uint64_t rsp) {
   // The kernel chose this stack, whatever the guest did to its registers.
