@@ -4,6 +4,7 @@
 
 #include "abi/linux/signal.h"
 #include "sentry/fs/pipe/pipe.h"
+#include "sentry/kernel/in_place_view.h"
 #include "sentry/syscalls/file_io.h"
 
 namespace sentry::syscalls {
@@ -95,6 +96,7 @@ Result<size_t> sys_sendfile(Task& task, Fd out_fd, Fd in_fd, UserInOut<int64_t> 
   uint64_t position = TRY(position_of(task, *in, from));
   const uint64_t start = position;
   const size_t done = TRY(copy_seekable(task, *in, position, *out, to, std::min(count, kMaxRwCount), policy_of(*out)));
+  if (start == 0 && in->lends_position()) kernel::PlainFile(task, in_fd, *in).has_read_beginning();
   if (offset.is_null()) {
     TRY(in->seek(task, static_cast<int64_t>(start + done), 0));
     return done;

@@ -9,6 +9,7 @@
 #include <sys/file.h>
 #include <sys/inotify.h>
 #include <sys/mount.h>
+#include <sys/sendfile.h>
 #include <sys/socket.h>
 
 enum { kMany = 64 };
@@ -788,6 +789,47 @@ TEST(plain_files_threads_open_again) {
     pthread_join(threads[i], NULL);
     EXPECT_EQ(bad[i], 0);
   }
+}
+
+// --- sendfile(2) ---
+
+TEST(plain_files_sent) {
+  warm_up();
+  int pair[2], ends[2];
+  OK(socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
+  OK(pipe(ends));
+  char b[64];
+  for (int i = 0; i < 200; ++i) {
+    const int fd = OK(open("warm", O_RDONLY)), out = i & 1 ? pair[0] : ends[1], in = i & 1 ? pair[1] : ends[0];
+    off_t at = 0;
+    EXPECT_EQ(sendfile(out, fd, &at, 4), 4);
+    EXPECT_EQ(at, 4);
+    EXPECT_EQ(sendfile(out, fd, &at, 100), 6);
+    EXPECT_EQ(at, 10);
+    EXPECT_EQ(sendfile(out, fd, &at, 100), 0);
+    EXPECT_EQ(lseek(fd, 0, SEEK_CUR), 0);
+    EXPECT_EQ(sendfile(out, fd, NULL, 3), 3);
+    EXPECT_EQ(lseek(fd, 0, SEEK_CUR), 3);
+    EXPECT_EQ(read(in, b, sizeof b), 13);
+    char wanted[16];
+    snprintf(wanted, sizeof wanted, "%c123456789%c12", i < 100 ? '0' : 'a' + (i - 1) % 26, i < 100 ? '0' : 'a' + (i - 1) % 26);
+    EXPECT_EQ(memcmp(b, wanted, 13), 0);
+    at = -1;
+    EXPECT_ERR(sendfile(out, fd, &at, 4), EINVAL);
+    EXPECT_ERR(sendfile(out, fd, (off_t *)8, 4), EFAULT);
+    OK(close(fd));
+    if (i < 99) continue;
+    const int w = OK(open("warm", O_WRONLY));
+    const char c = (char)('a' + i % 26);
+    EXPECT_EQ(pwrite(w, &c, 1, 0), 1);
+    OK(close(w));
+  }
+  const int fd = OK(open("warm", O_RDONLY));
+  off_t at = 0;
+  OK(close(pair[1]));
+  signal(SIGPIPE, SIG_IGN);
+  EXPECT_ERR(sendfile(pair[0], fd, &at, 4), EPIPE);
+  EXPECT_EQ(at, 0);
 }
 
 // --- /dev/null and /dev/zero ---

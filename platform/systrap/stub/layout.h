@@ -139,7 +139,7 @@ struct InPlaceSlot {
 
 // The calls that a stub answers, for counting them. Index 0 counts those that are not listed.
 inline constexpr uint16_t kNotListed = 0xffff;  // Platform::Claims::kOtherCalls
-inline constexpr uint16_t kInPlaceCalls[] = {kNotListed, 0,   1,   2,   3,   4,   5,   6,   7,   8,   13,  14,  15,  17,  19,  20,  21,  24,  39, 44, 45,
+inline constexpr uint16_t kInPlaceCalls[] = {kNotListed, 0,   1,   2,   3,   4,   5,   6,   7,   8,   13,  14,  15,  17,  19,  20,  21,  24,  39, 40, 44, 45,
                                             72, 89, 102, 104, 107, 108, 186, 202, 217, 228, 232, 233, 257, 262, 267, 269, 271, 281, 332, 439};
 struct InPlaceIndex {
   static constexpr uint64_t kSize = 512;
