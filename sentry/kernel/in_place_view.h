@@ -5,7 +5,6 @@
 #include <bitset>
 #include <deque>
 #include <map>
-#include <optional>
 #include <vector>
 
 #include "abi/types/types.h"
@@ -81,33 +80,6 @@ class DescriptorView final : public vfs::InPlaceView {
 
 // Whether the task's stub may work on its descriptors at all.
 bool works_in_place(Task& task);
-
-// What a call does with a plain file: the stub may know. Made before the call reads anything; nothing happens where the stub does
-// not work on such files.
-class PlainFile {
- public:
-  PlainFile(Task& task, abi::Fd fd, vfs::FileDescription& file);
-  // kOften: the stub could open it again, if it knew the name.
-  enum class Opened : uint8_t { kOnce, kOften };
-  Opened opened();
-  void has_read(uint64_t asked);  // at the position
-  void has_read_beginning();      // by pread(2)
-  void has_sought();
-  void has_listed_all();
-
- private:
-  bool lend();
-  void note_changes();
-  std::optional<uint64_t> know();  // the size
-  void tell(uint64_t start, size_t ahead);
-
-  Task& task_;
-  vfs::FileDescription& file_;
-  const abi::Fd fd_;
-  std::optional<vfs::QuietTime> quiet_;
-  base::RefPtr<vfs::FilePlaces> places_;
-  vfs::KnownFile known_;
-};
 
 // `file` wishes to be in place: makes it so where that can be.
 void offer_in_place(Task& task, abi::Fd fd, vfs::FileDescription& file);

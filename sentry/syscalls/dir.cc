@@ -2,7 +2,7 @@
 // Directories and names: getdents64(2), mkdir(2), unlink(2), rename(2), link(2), symlink(2), readlink(2), mknod(2), chdir(2), ...
 #include <cstring>
 
-#include "sentry/kernel/in_place_view.h"
+#include "sentry/kernel/plain_file.h"
 #include "sentry/kernel/stat_answers.h"
 #include "sentry/syscalls/file_io.h"
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // open(2), openat2(2), creat(2), close(2), close_range(2).
-#include "sentry/kernel/in_place_view.h"
+#include "sentry/kernel/plain_file.h"
 #include "sentry/kernel/stat_answers.h"
 #include "sentry/syscalls/file_io.h"
 

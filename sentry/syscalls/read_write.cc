@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // read(2), write(2), pread(2), readv(2), preadv2(2), lseek(2) and kin.
-#include "sentry/kernel/in_place_view.h"
+#include "sentry/kernel/plain_file.h"
 #include "sentry/syscalls/file_io.h"
 
 namespace sentry::syscalls {

@@ -4,7 +4,7 @@
 
 #include "abi/linux/signal.h"
 #include "sentry/fs/pipe/pipe.h"
-#include "sentry/kernel/in_place_view.h"
+#include "sentry/kernel/plain_file.h"
 #include "sentry/syscalls/file_io.h"
 
 namespace sentry::syscalls {

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "sentry/kernel/plain_file.h"
+
+#include "sentry/kernel/in_place_view.h"
+#include "sentry/kernel/task_private.h"
+
+namespace sentry::kernel {
+
+PlainFile::PlainFile(Task& task, abi::Fd fd, vfs::FileDescription& file) : task_(task), file_(file), fd_(fd) {
+  const bool endless = file.endless() != vfs::FileDescription::Endless::kNo;
+  if ((!file.lends_position() && !file.closes_later() && !endless) || !task.priv().in_place_ok || !works_in_place(task)) return;
+  quiet_.emplace();
+}
+
+PlainFile::Opened PlainFile::opened() {
+  if (!quiet_) return Opened::kOnce;
+  task_.fds().show_description(task_.mm(), fd_, file_, FdTable::MakeView::kYes);
+  if (!lend() || !file_.inode().is_regular()) return Opened::kOnce;
+  if (const std::optional<uint64_t> size = know()) tell(0, known_.readable && file_.is_readable() ? places_->worth_at_open(*size) : 0);
+  return file_.closes_later() && known_.inode != 0 && places_->is_opened_often(known_.inode) ? Opened::kOften : Opened::kOnce;
+}
+
+void PlainFile::has_read(uint64_t asked) {
+  if (!quiet_ || !file_.inode().is_regular() || !lend()) return;
+  const uint64_t at = file_.offset();
+  if (const std::optional<uint64_t> size = know()) tell(at, known_.readable ? places_->worth_behind(file_, at, asked, *size) : 0);
+}
+
+void PlainFile::has_read_beginning() {
+  if (!quiet_ || !file_.inode().is_regular() || !lend()) return;
+  if (const std::optional<uint64_t> size = know(); size && known_.readable) places_->learn_from_beginning(*size);
+}
+
+void PlainFile::has_sought() {
+  if (quiet_ && file_.inode().is_regular() && lend() && know()) tell(0, 0);  // from now on where it ends is known
+}
+
+void PlainFile::has_listed_all() {
+  if (!quiet_ || !lend()) return;
+  known_.end = file_.offset();
+  known_.readable = true;
+  note_changes();
+  tell(0, 0);
+}
+
+bool PlainFile::lend() {
+  if (!places_) places_ = task_.fds().lend(task_.mm(), fd_, file_, task_.kernel().memory());
+  return places_ != nullptr;
+}
+
+void PlainFile::note_changes() {
+  known_.word = vfs::change_word(file_.inode().number());
+  known_.changes = vfs::change_count(known_.word);
+  known_.paths = vfs::change_count(vfs::kChangedPaths);
+}
+
+std::optional<uint64_t> PlainFile::know() {
+  if (!file_.inode().tells_changes()) return std::nullopt;
+  note_changes();
+  auto stat = file_.stat(task_);
+  if (!stat) return std::nullopt;
+  known_.end = stat->size;
+  known_.device = stat->device.encoded();
+  known_.inode = stat->inode;
+  known_.mount = file_.path().mount->id();
+  known_.readable = file_.inode().tells_content();
+  return known_.end;
+}
+
+// With `ahead` bytes of the file at `start`, which are there.
+void PlainFile::tell(uint64_t start, size_t ahead) {
+  std::span<uint8_t> room;
+  if (ahead != 0) room = places_->begin_reading(ahead);
+  if (!room.empty()) {
+    vfs::KernelIoBuffer bytes(room.first(ahead));
+    auto got = file_.pread(task_, bytes, start);
+    known_.start = start;
+    if (got) known_.bytes = room.first(*got);
+  }
+  if (quiet_->lasts()) places_->tell(file_, known_);
+  if (!room.empty()) places_->end_reading();
+}
+
+}  // namespace sentry::kernel

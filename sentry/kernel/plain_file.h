@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+// PlainFile: what stubs come to know of regular files and directories while calls that reach the sentry use them (vfs/file_places.h,
+// docs/decisions/0041).
+#pragma once
+
+#include <optional>
+
+#include "abi/types/types.h"
+#include "base/ref/ref.h"
+#include "sentry/vfs/changes.h"
+#include "sentry/vfs/file_description.h"
+#include "sentry/vfs/file_places.h"
+
+namespace sentry::kernel {
+
+class Task;
+
+// What a call does with a plain file: the stub may know. Made before the call reads anything; nothing happens where the stub does
+// not work on such files.
+class PlainFile {
+ public:
+  PlainFile(Task& task, abi::Fd fd, vfs::FileDescription& file);
+  // kOften: the stub could open it again, if it knew the name.
+  enum class Opened : uint8_t { kOnce, kOften };
+  Opened opened();
+  void has_read(uint64_t asked);  // at the position
+  void has_read_beginning();      // by pread(2)
+  void has_sought();
+  void has_listed_all();
+
+ private:
+  bool lend();
+  void note_changes();
+  std::optional<uint64_t> know();  // the size
+  void tell(uint64_t start, size_t ahead);
+
+  Task& task_;
+  vfs::FileDescription& file_;
+  const abi::Fd fd_;
+  std::optional<vfs::QuietTime> quiet_;
+  base::RefPtr<vfs::FilePlaces> places_;
+  vfs::KnownFile known_;
+};
+
+}  // namespace sentry::kernel
