@@ -140,8 +140,8 @@ inline constexpr uint32_t kPollEdge = 1u << 31;
 // for `hits`, a hint): who writes to it fools itself. docs/decisions/0036.
 
 // Counts of changes, of the whole sandbox; the sentry writes, every stub reads. First some of their own: of what any path depends on;
-// how many there are who must hear of each close(2) at once (locks, watches of inotify); whether the status flags of a plain file were
-// ever changed. The others by a hash of a directory's number (names in it) or a file's (its attributes, and what is in it).
+// how many there are who must hear of each close(2) at once (locks, watches of inotify); how many plain files are open whose
+// status flags were changed since stubs know them. The others by a hash of a directory's number (names in it) or a file's (its attributes, and what is in it).
 inline constexpr uint32_t kChangeWords = 512;
 struct ChangeWords {
   uint64_t of[kChangeWords];

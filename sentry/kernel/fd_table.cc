@@ -156,6 +156,7 @@ RefPtr<FdTable> FdTable::fork() {
   for (const Entry& entry : copy->entries_)
     if (entry.file) entry.file->add_descriptor(copy.get());
   copy->lowest_free_ = lowest_free_;
+  copy->limit_ = limit_;
   return copy;
 }
 
@@ -179,7 +180,14 @@ Result<FdTable::Entry> FdTable::get_entry(abi::Fd fd) {
 void FdTable::set_lowest_free_locked(int32_t fd) {
   lowest_free_ = fd;
   if (in_place::ClosedDescriptors* closed = closed_.load(std::memory_order_relaxed))
-    __atomic_store_n(&closed->lowest_free, static_cast<uint32_t>(fd), __ATOMIC_SEQ_CST);
+    __atomic_store_n(&closed->lowest_free, static_cast<uint32_t>(std::min(fd, limit_)), __ATOMIC_SEQ_CST);
+}
+
+void FdTable::set_limit(uint64_t limit) {
+  settle();
+  base::MutexLock lock(mu_);
+  limit_ = static_cast<int32_t>(std::min<uint64_t>(limit, kMaxFds));
+  set_lowest_free_locked(lowest_free_);
 }
 
 void FdTable::note_free_locked(int32_t fd) {

@@ -70,6 +70,8 @@ class FdTable final : public base::RefCounted {
   void show_description(mm::MemoryManager& mm, abi::Fd fd, vfs::FileDescription& file, MakeView make = MakeView::kNo);
   // The places where the stub moves the position of `file` (vfs/file_places.h), which the stub knows; null where it does not.
   base::RefPtr<vfs::FilePlaces> lend(mm::MemoryManager& mm, abi::Fd fd, vfs::FileDescription& file, memory::MemoryFile& memory);
+  // RLIMIT_NOFILE was set: a stub opens nothing again that is beyond it.
+  void set_limit(uint64_t limit);
   // Closes what a stub closed in place. Any thread.
   void settle();
   // A stub wrote to a connection: who waits at its other end hears of it. Any thread; never the last user of a file.
@@ -94,6 +96,7 @@ class FdTable final : public base::RefCounted {
   int32_t lowest_free_ GUARDED_BY(mu_) = 0;
   std::unique_ptr<DescriptorView> view_ GUARDED_BY(mu_);
   bool no_view_ GUARDED_BY(mu_) = false;
+  int32_t limit_ GUARDED_BY(mu_) = kMaxFds;  // as it was last set
   std::atomic<vfs::in_place::ClosedDescriptors*> closed_{nullptr};  // the view's; hostile
 };
 

@@ -3,9 +3,9 @@
 #include <algorithm>
 
 #include "abi/linux/signal.h"
+#include "sentry/kernel/fd_table.h"
 #include "sentry/kernel/thread_group.h"
 #include "sentry/syscalls/dispatch.h"
-#include "sentry/vfs/changes.h"
 
 namespace sentry::syscalls {
 
@@ -49,10 +49,11 @@ Result<Rlimit64> do_prlimit(Task& task, kernel::ThreadGroup& group, uint32_t res
     if (next->soft > next->hard) return err(kEINVAL);
     if (r == Resource::kNOFILE && next->hard > kNrOpenMax) return err(kEPERM);
     if (next->hard > old.hard && !task.creds().has_cap(Cap::kSYS_RESOURCE)) return err(kEPERM);
-    if (r == Resource::kNOFILE && next->soft < old.soft) vfs::note_flags_changed();
     group.set_limit(r, {next->soft, next->hard});
-    if (RefPtr<Task> leader = group.leader())
+    if (RefPtr<Task> leader = group.leader()) {
       if (RefPtr<mm::MemoryManager> mm = leader->mm_ref()) mm->set_limits(group.limits());
+      if (RefPtr<kernel::FdTable> fds = leader->fds_ref(); fds && r == Resource::kNOFILE) fds->set_limit(next->soft);
+    }
   }
   return Rlimit64{old.soft, old.hard};
 }

@@ -32,7 +32,9 @@ CloseWatcher::CloseWatcher() { __atomic_fetch_add(&word_at(platform::in_place::k
 
 CloseWatcher::~CloseWatcher() { __atomic_fetch_sub(&word_at(platform::in_place::kCloseWatchers), uint64_t{1}, __ATOMIC_SEQ_CST); }
 
-void note_flags_changed() { __atomic_store_n(&word_at(platform::in_place::kChangedFlags), uint64_t{1}, __ATOMIC_SEQ_CST); }
+ChangedFlags::ChangedFlags() { __atomic_fetch_add(&word_at(platform::in_place::kChangedFlags), uint64_t{1}, __ATOMIC_SEQ_CST); }
+
+ChangedFlags::~ChangedFlags() { __atomic_fetch_sub(&word_at(platform::in_place::kChangedFlags), uint64_t{1}, __ATOMIC_SEQ_CST); }
 
 QuietTime::QuietTime() {
   const uint64_t done = ended.load(std::memory_order_seq_cst);

@@ -43,9 +43,14 @@ class CloseWatcher {
   CloseWatcher& operator=(const CloseWatcher&) = delete;
 };
 
-// F_SETFL of a plain file that stubs know, or a lower limit of descriptors: from now on they ask for the flags of such files, and open
-// none again.
-void note_flags_changed();
+// While there is one, stubs ask for the status flags of all plain files and open none again: those of one have been changed that they know.
+class ChangedFlags {
+ public:
+  ChangedFlags();
+  ~ChangedFlags();
+  ChangedFlags(const ChangedFlags&) = delete;
+  ChangedFlags& operator=(const ChangedFlags&) = delete;
+};
 
 // A stretch of time in which nothing changed, as far as one has looked.
 class QuietTime {

@@ -75,7 +75,10 @@ base::Result<void> FileDescription::set_status_flags(OpContext& ctx, uint32_t fl
   if ((flags & kO_NOATIME) && !(status_flags() & kO_NOATIME) && !creds::is_owner_or_capable(ctx.creds(), inode().owner())) {
     return base::err(kEPERM);
   }
-  if (number_if_any() != 0 && ((flags ^ status_flags()) & kChangeableFlags)) note_flags_changed();
+  if (number_if_any() != 0 && endless() == Endless::kNo && ((flags ^ status_flags()) & kChangeableFlags)) {
+    base::MutexLock lock(in_place_mutex());
+    if (!changed_flags_) changed_flags_.emplace();
+  }
   uint32_t old = flags_.load(std::memory_order_relaxed);
   while (!flags_.compare_exchange_weak(old, (old & ~kChangeableFlags) | (flags & kChangeableFlags))) {
   }

@@ -17,6 +17,7 @@
 #include "base/ref/ref.h"
 #include "base/sync/mutex.h"
 #include "sentry/memory/mapped_file.h"
+#include "sentry/vfs/changes.h"
 #include "sentry/vfs/in_place.h"
 #include "sentry/vfs/io_buffer.h"
 #include "sentry/vfs/mount.h"
@@ -204,6 +205,7 @@ class FileDescription : public memory::MappedFile {
   std::atomic<uint64_t> number_{0};
   std::atomic<FilePlaces*> lent_{nullptr};  // changed with in_place_mutex()
   std::atomic<uint32_t> positions_held_{0};
+  std::optional<ChangedFlags> changed_flags_;  // set with in_place_mutex(): words of descriptors that stubs have say otherwise
 };
 
 // The dentry and mount of objects without a name in the tree (pipes, sockets, eventfds, memfds): one hidden file

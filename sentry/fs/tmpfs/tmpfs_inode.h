@@ -60,6 +60,11 @@ class TmpfsInode : public vfs::Inode {
     stamp_modified(now);
   }
   void touch_accessed(int64_t now);  // relatime
+  // Reading it leaves the time of access as it is, for a day at least as touch_accessed() has it.
+  bool is_accessed() const {
+    const int64_t at = atime_.load(std::memory_order_relaxed);
+    return at > mtime_.load(std::memory_order_relaxed) && at > ctime_.load(std::memory_order_relaxed);
+  }
 
  protected:
   uint32_t word() const { return vfs::change_word(number_); }
@@ -144,6 +149,7 @@ class TmpfsFile final : public TmpfsInode {
   uint64_t blocks() const override { return pages_->pages() * 8; }
   base::Result<void> resize(vfs::OpContext& ctx, uint64_t size) override;
   bool tells_changes() const override { return !grows_unseen_.load(std::memory_order_acquire); }
+  bool tells_content() const override { return tells_changes() && is_accessed(); }
   // It is mapped: pages come, and are counted by stat(), without a call.
   void note_mapping();
 
