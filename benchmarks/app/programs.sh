@@ -53,7 +53,8 @@ redis_rates() {
   kill $pid; wait $pid 2>/dev/null
 }
 
-free_port() { echo $((20000 + (RANDOM * 32768 + RANDOM) % 40000)); }
+# Below those that the host gives to outgoing connections.
+free_port() { echo $((10000 + (RANDOM * 32768 + RANDOM) % 22000)); }
 until_listening() { local i; for i in $(seq 200); do (exec 9<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null && return; sleep 0.05; done; return 1; }
 redis_loopback_rates() {
   local port pid

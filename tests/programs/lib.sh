@@ -34,4 +34,5 @@ eventually() {
 # has GREP-ARGUMENTS...: whether a line of the input matches. It reads all of it: `producer | grep -q` would kill
 # the producer by SIGPIPE now and then, which pipefail makes a failure.
 has() { local all; all=$(cat); grep -q "$@" <<<"$all"; }
-free_port() { echo $((20000 + (RANDOM * 32768 + RANDOM) % 40000)); }
+# Below those that the host gives to outgoing connections.
+free_port() { echo $((10000 + (RANDOM * 32768 + RANDOM) % 22000)); }
