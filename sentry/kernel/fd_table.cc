@@ -38,12 +38,21 @@ RefPtr<FileDescription> FdTable::exchange_locked(size_t i, Entry next) {
     if (view_) view_->forget(static_cast<int32_t>(i));
     entry.file->drop_descriptor();
   }
-  if (next.file) {
-    next.file->add_descriptor(this);
-    // dup(2) of one that the stub knows.
-    if (view_ && next.file->number_if_any() != 0) view_->show_description(static_cast<int32_t>(i), *next.file, next.close_on_exec);
-  }
-  return std::exchange(entry, std::move(next)).file;
+  if (next.file) next.file->add_descriptor(this);
+  RefPtr<FileDescription> before = std::exchange(entry, std::move(next)).file;
+  // dup(2) of one that the stub knows.
+  if (view_ && entry.file && entry.file->number_if_any() != 0) show_locked(i);
+  return before;
+}
+
+bool FdTable::is_at_locked(abi::Fd fd, const FileDescription& file) const {
+  const size_t i = index_of(fd);
+  return i < entries_.size() && entries_[i].file.get() == &file;
+}
+
+void FdTable::show_locked(size_t i) {
+  (void)entries_[i].file->number();  // which it is known by
+  view_->show_description(static_cast<int32_t>(i), *entries_[i].file, entries_[i].close_on_exec);
 }
 
 void FdTable::settle() {
@@ -55,7 +64,7 @@ void FdTable::settle() {
   view_->take_closed([&](int32_t fd, DescriptorView::Closed is_closed) {
     mu_.assert_held();
     const auto i = static_cast<size_t>(fd);
-    if (is_closed == DescriptorView::Closed::kNo) return view_->show_description(fd, *entries_[i].file, entries_[i].close_on_exec);
+    if (is_closed == DescriptorView::Closed::kNo) return show_locked(i);
     gone.push_back(exchange_locked(i, {}));
     note_free_locked(fd);
   });
@@ -68,10 +77,8 @@ DescriptorView* FdTable::view_of_locked(mm::MemoryManager& mm, MakeView make) {
     set_lowest_free_locked(lowest_free_);
     // What a program mostly gets from others.
     for (size_t i = 0; i < entries_.size() && i < kStandard; ++i) {
-      FileDescription* file = entries_[i].file.get();
-      if (!file || file->endless() == FileDescription::Endless::kNo) continue;
-      (void)file->number();
-      view_->show_description(static_cast<int32_t>(i), *file, entries_[i].close_on_exec);
+      const FileDescription* file = entries_[i].file.get();
+      if (file && file->endless() != FileDescription::Endless::kNo) show_locked(i);
     }
   }
   return view_ && view_->is_of(mm) ? view_.get() : nullptr;
@@ -80,8 +87,7 @@ DescriptorView* FdTable::view_of_locked(mm::MemoryManager& mm, MakeView make) {
 bool FdTable::enter_view(mm::MemoryManager& mm, abi::Fd fd, FileDescription& file, vfs::InPlaceEnd& end) {
   settle();
   base::MutexLock lock(mu_);
-  const size_t i = index_of(fd);
-  if (i >= entries_.size() || entries_[i].file.get() != &file) return false;
+  if (!is_at_locked(fd, file)) return false;
   DescriptorView* view = view_of_locked(mm, MakeView::kYes);
   return view && view->enter(fd.value(), file, end);
 }
@@ -101,18 +107,13 @@ bool FdTable::share_answers(mm::MemoryManager& mm, CommonAnswers& common) {
 void FdTable::show_description(mm::MemoryManager& mm, abi::Fd fd, FileDescription& file, MakeView make) {
   settle();
   base::MutexLock lock(mu_);
-  const size_t i = index_of(fd);
-  if (i >= entries_.size() || entries_[i].file.get() != &file) return;
-  DescriptorView* view = view_of_locked(mm, make);
-  if (!view) return;
-  (void)file.number();
-  view->show_description(fd.value(), file, entries_[i].close_on_exec);
+  // What it knows is kept right from here on.
+  if (is_at_locked(fd, file) && view_of_locked(mm, make) && !view_->knows(fd.value())) show_locked(index_of(fd));
 }
 
 RefPtr<vfs::FilePlaces> FdTable::lend(mm::MemoryManager& mm, abi::Fd fd, FileDescription& file, memory::MemoryFile& memory) {
   base::MutexLock lock(mu_);
-  const size_t i = index_of(fd);
-  if (!file.lends_position() || i >= entries_.size() || entries_[i].file.get() != &file) return nullptr;
+  if (!file.lends_position() || !is_at_locked(fd, file)) return nullptr;
   DescriptorView* view = view_of_locked(mm, MakeView::kNo);
   return view && view->knows(fd.value()) ? view->lend(file, memory) : nullptr;
 }
@@ -253,7 +254,7 @@ Result<RefPtr<FileDescription>> FdTable::remove(abi::Fd fd) {
 
 void FdTable::set_close_on_exec_locked(size_t i, bool on) {
   entries_[i].close_on_exec = on;
-  if (view_ && view_->knows(static_cast<int32_t>(i))) view_->show_description(static_cast<int32_t>(i), *entries_[i].file, on);
+  if (view_ && view_->knows(static_cast<int32_t>(i))) show_locked(i);
 }
 
 Result<void> FdTable::set_close_on_exec(abi::Fd fd, bool on) {

@@ -89,6 +89,8 @@ class FdTable final : public base::RefCounted {
   void set_close_on_exec_locked(size_t i, bool on) REQUIRES(mu_);
   void set_lowest_free_locked(int32_t fd) REQUIRES(mu_);
   void note_free_locked(int32_t fd) REQUIRES(mu_);
+  bool is_at_locked(abi::Fd fd, const vfs::FileDescription& file) const REQUIRES(mu_);
+  void show_locked(size_t i) REQUIRES(mu_);  // to the view
   DescriptorView* view_of_locked(mm::MemoryManager& mm, MakeView make) REQUIRES(mu_);
 
   mutable base::Mutex mu_{base::LockRank::kFdTable};

@@ -15,24 +15,24 @@ PlainFile::PlainFile(Task& task, abi::Fd fd, vfs::FileDescription& file) : task_
 PlainFile::Opened PlainFile::opened() {
   if (!quiet_) return Opened::kOnce;
   task_.fds().show_description(task_.mm(), fd_, file_, FdTable::MakeView::kYes);
-  if (!lend() || !file_.inode().is_regular()) return Opened::kOnce;
+  if (!lend() || !file_.inode().is_regular()) return Opened::kOnce;  // directories are lent, too
   if (const std::optional<uint64_t> size = know()) tell(0, known_.readable && file_.is_readable() ? places_->worth_at_open(*size) : 0);
   return file_.closes_later() && known_.inode != 0 && places_->is_opened_often(known_.inode) ? Opened::kOften : Opened::kOnce;
 }
 
 void PlainFile::has_read(uint64_t asked) {
-  if (!quiet_ || !file_.inode().is_regular() || !lend()) return;
+  const std::optional<uint64_t> size = know_lent();
+  if (!size) return;
   const uint64_t at = file_.offset();
-  if (const std::optional<uint64_t> size = know()) tell(at, known_.readable ? places_->worth_behind(file_, at, asked, *size) : 0);
+  tell(at, known_.readable ? places_->worth_behind(file_, at, asked, *size) : 0);
 }
 
 void PlainFile::has_read_beginning() {
-  if (!quiet_ || !file_.inode().is_regular() || !lend()) return;
-  if (const std::optional<uint64_t> size = know(); size && known_.readable) places_->learn_from_beginning(*size);
+  if (const std::optional<uint64_t> size = know_lent(); size && known_.readable) places_->learn_from_beginning(*size);
 }
 
 void PlainFile::has_sought() {
-  if (quiet_ && file_.inode().is_regular() && lend() && know()) tell(0, 0);  // from now on where it ends is known
+  if (know_lent()) tell(0, 0);  // from now on where it ends is known
 }
 
 void PlainFile::has_listed_all() {
@@ -46,6 +46,10 @@ void PlainFile::has_listed_all() {
 bool PlainFile::lend() {
   if (!places_) places_ = task_.fds().lend(task_.mm(), fd_, file_, task_.kernel().memory());
   return places_ != nullptr;
+}
+
+std::optional<uint64_t> PlainFile::know_lent() {
+  return quiet_ && file_.inode().is_regular() && lend() ? know() : std::nullopt;
 }
 
 void PlainFile::note_changes() {

@@ -31,7 +31,8 @@ class PlainFile {
  private:
   bool lend();
   void note_changes();
-  std::optional<uint64_t> know();  // the size
+  std::optional<uint64_t> know();       // the size
+  std::optional<uint64_t> know_lent();  // the same of a regular file whose position is lent
   void tell(uint64_t start, size_t ahead);
 
   Task& task_;

@@ -147,13 +147,17 @@ static void guess_step(int i) {
   target_page = 0;
   _exit(0);
 }
-TEST_TIMEOUT(guessed_keys_map_nothing, 60) {
+// Every `syscall` in the text of the stub.
+static void find_gadgets(void) {
   find_stub();
   struct range *text = executable_range();
   if (!text) SKIP("no readable stub text");
   gadget_count = 0;
   for (uintptr_t at = text->start; at + 1 < text->end && gadget_count < 64; at++)
     if (((unsigned char *)at)[0] == 0x0f && ((unsigned char *)at)[1] == 0x05) gadgets[gadget_count++] = at;
+}
+TEST_TIMEOUT(guessed_keys_map_nothing, 60) {
+  find_gadgets();
   pid_t witness = start_witness();
   attack(gadget_count * 36, guess_step, 100, 20000);
   EXPECT_EQ(board[4], 0);
@@ -168,12 +172,7 @@ static void try_to_widen(uintptr_t page) {
 }
 TEST_TIMEOUT(stub_pages_stay_read_only, 60) {
   for (int i = 0; i < 50; i++) access("/etc", F_OK);  // answers that are in common with others are among them
-  find_stub();
-  struct range *text = executable_range();
-  if (!text) SKIP("no readable stub text");
-  gadget_count = 0;
-  for (uintptr_t at = text->start; at + 1 < text->end && gadget_count < 64; at++)
-    if (((unsigned char *)at)[0] == 0x0f && ((unsigned char *)at)[1] == 0x05) gadgets[gadget_count++] = at;
+  find_gadgets();
   pid_t witness = start_witness();
   uintptr_t vdso = getauxval(AT_SYSINFO_EHDR);
   for (int k = 0; k < range_count; k++) {

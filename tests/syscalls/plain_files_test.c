@@ -573,6 +573,21 @@ TEST(plain_files_threads_share_a_position) {
   }
 }
 
+// Threads that work until they are stopped, and count what went wrong.
+static pthread_t workers[4];
+static int bad_of[4], worker_count;
+static void start_workers(void *(*work)(void *bad), int n) {
+  worker_count = n;
+  for (int i = 0; i < n; ++i) pthread_create(&workers[i], NULL, work, &bad_of[i]);
+}
+static void stop_workers(void) {
+  atomic_store(&stop, 1);
+  for (int i = 0; i < worker_count; ++i) {
+    pthread_join(workers[i], NULL);
+    EXPECT_EQ(bad_of[i], 0);
+  }
+}
+
 // Numbers that one thread closes are taken by another; nobody's file is closed by anybody else.
 static void *open_and_close(void *bad) {
   while (!atomic_load(&stop)) {
@@ -588,9 +603,7 @@ static void *open_and_close(void *bad) {
 }
 TEST(plain_files_threads_open_and_close) {
   warm_up();
-  pthread_t threads[4];
-  int bad[4] = {0};
-  for (int i = 0; i < 4; ++i) pthread_create(&threads[i], NULL, open_and_close, &bad[i]);
+  start_workers(open_and_close, 4);
   for (int i = 0; i < 200; ++i) {
     int ends[2];
     char c;
@@ -604,11 +617,7 @@ TEST(plain_files_threads_open_and_close) {
       EXPECT_EXIT(pid, 0);
     }
   }
-  atomic_store(&stop, 1);
-  for (int i = 0; i < 4; ++i) {
-    pthread_join(threads[i], NULL);
-    EXPECT_EQ(bad[i], 0);
-  }
+  stop_workers();
 }
 
 // --- Opened again and again ---
@@ -770,9 +779,7 @@ static void *open_again(void *bad) {
 }
 TEST(plain_files_threads_open_again) {
   warm_up();
-  pthread_t threads[3];
-  int bad[3] = {0};
-  for (int i = 0; i < 3; ++i) pthread_create(&threads[i], NULL, open_again, &bad[i]);
+  start_workers(open_again, 3);
   for (int i = 0; i < 300; ++i) {
     const int fd = OK(open("warm", O_RDONLY));
     OK(dup2(fd, 100 + i % 7));
@@ -784,11 +791,7 @@ TEST(plain_files_threads_open_again) {
       EXPECT_EXIT(pid, 0);
     }
   }
-  atomic_store(&stop, 1);
-  for (int i = 0; i < 3; ++i) {
-    pthread_join(threads[i], NULL);
-    EXPECT_EQ(bad[i], 0);
-  }
+  stop_workers();
 }
 
 // --- sendfile(2) ---

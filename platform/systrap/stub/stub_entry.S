@@ -31,21 +31,17 @@ signal_return:
   syscall
   ud2
 
-  // A patched call site: rcx = where to go on, r11 free, gs base = Slot. Flags and all else are the guest's.
-  .balign 64
-fast_entry:
+  // Onto the stub's stack; the registers and flags that every entry keeps as they are, into the slot, which rdi is afterwards.
+  .macro enter_stub
   mov %rsp, %gs:SLOT_RSP
   mov %gs:SLOT_STACK_TOP, %rsp
   mov %rax, %gs:SLOT_RAX
-  mov %rcx, %gs:SLOT_RIP
   mov %rcx, %gs:SLOT_RCX
-  mov %rdx, %gs:SLOT_RDX
   mov %rsi, %gs:SLOT_RSI
   mov %rdi, %gs:SLOT_RDI
   mov %r8, %gs:SLOT_R8
   mov %r9, %gs:SLOT_R9
   mov %r10, %gs:SLOT_R10
-  mov %rbx, %gs:SLOT_RBX
   mov %rbp, %gs:SLOT_RBP
   mov %r12, %gs:SLOT_R12
   mov %r13, %gs:SLOT_R13
@@ -55,6 +51,15 @@ fast_entry:
   popq %gs:SLOT_EFLAGS
   cld
   rdgsbase %rdi
+  .endm
+
+  // A patched call site: rcx = where to go on, r11 free, gs base = Slot. Flags and all else are the guest's.
+  .balign 64
+fast_entry:
+  mov %rcx, %gs:SLOT_RIP
+  mov %rdx, %gs:SLOT_RDX
+  mov %rbx, %gs:SLOT_RBX
+  enter_stub
   call fast_main
   // From here to fast_window_end the interrupt handler may set rip back to fast_window: everything is loaded from
   // the slot and nothing is needed on the stack.
@@ -91,26 +96,9 @@ fast_pending:
   // A patched `cpuid`: rdx = where to go on, rbx free (cpuid changes both), gs base = Slot. All else is the guest's.
   .balign 64
 cpuid_entry:
-  mov %rsp, %gs:SLOT_RSP
-  mov %gs:SLOT_STACK_TOP, %rsp
-  mov %rax, %gs:SLOT_RAX
-  mov %rcx, %gs:SLOT_RCX
   mov %rdx, %gs:SLOT_RIP
-  mov %rsi, %gs:SLOT_RSI
-  mov %rdi, %gs:SLOT_RDI
-  mov %r8, %gs:SLOT_R8
-  mov %r9, %gs:SLOT_R9
-  mov %r10, %gs:SLOT_R10
   mov %r11, %gs:SLOT_R11
-  mov %rbp, %gs:SLOT_RBP
-  mov %r12, %gs:SLOT_R12
-  mov %r13, %gs:SLOT_R13
-  mov %r14, %gs:SLOT_R14
-  mov %r15, %gs:SLOT_R15
-  pushfq
-  popq %gs:SLOT_EFLAGS
-  cld
-  rdgsbase %rdi
+  enter_stub
   call cpuid_main
   jmp fast_window
 
