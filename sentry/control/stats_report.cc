@@ -126,16 +126,12 @@ Json runsc_json(kernel::Kernel& kernel) {
 // The members beside "runsc" have the names and units of runc's events.
 Json stats_report(kernel::Kernel& kernel, const kernel::Container& container, int64_t started_ns) {
   const memory::MemoryFile::Usage memory = kernel.memory().usage();
-  int64_t user_ns = 0, kernel_ns = 0;
+  const kernel::ResourceUse use = kernel.use_of(container);
   size_t threads = 0;
-  for (const auto& process : kernel.processes(container)) {
-    user_ns += process.user_ns;
-    kernel_ns += process.cpu_ns - process.user_ns;
-    threads += process.threads;
-  }
+  for (const auto& process : kernel.processes(container)) threads += process.threads;
   Json runsc = runsc_json(kernel);
   runsc["age_ns"] = kernel::monotonic_now_ns() - started_ns;
-  return {{"cpu", {{"usage", {{"total", user_ns + kernel_ns}, {"user", user_ns}, {"kernel", kernel_ns}}}}},
+  return {{"cpu", {{"usage", {{"total", use.user_ns + use.system_ns}, {"user", use.user_ns}, {"kernel", use.system_ns}}}}},
           {"memory",
            {{"cache", memory.page_cache},
             {"usage", {{"usage", memory.total()}, {"limit", kernel.total_memory()}}},

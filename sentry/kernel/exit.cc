@@ -299,6 +299,7 @@ void leave_tables_locked(Task& task, Ending& end) REQUIRES(task.thread_group().s
 void reap_locked(ThreadGroup& group, Garbage& garbage) {
   PidNamespace& ns = group.number->ns();
   group.reaped = true;
+  group.container().reaped_use.add(group.dead_threads);
   if (ThreadGroup* parent = std::exchange(group.parent_group, nullptr)) std::erase(parent->child_groups, &group);
   leave_process_group_locked(group, garbage);
   if (ns.init == &group) {

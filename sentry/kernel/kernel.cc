@@ -324,6 +324,8 @@ void Kernel::pause_container(Container& container, bool on) {
   for (const RefPtr<ThreadGroup>& g : groups_of(*this, container)) g->set_frozen(on);
 }
 
+ResourceUse Kernel::use_of(const Container& container) { return root_pid_namespace().use_of(container); }
+
 std::vector<Kernel::ProcessInfo> Kernel::processes(const Container& container, Command command) {
   std::vector<ProcessInfo> all;
   std::vector<RefPtr<Task>> leaders;

@@ -43,6 +43,7 @@ class Container final : public base::RefCounted {
   base::RefPtr<Namespaces> namespaces;       // immutable: of the init process
   vfs::Path root;                            // immutable
   std::function<void(int32_t wait_status)> on_exit;  // immutable after start: called once on an executor
+  ResourceUse reaped_use;                            // TaskSet::mu: of its processes that are gone
 };
 
 struct CreateProcessArgs {
@@ -106,6 +107,8 @@ class Kernel {
   // kLine: with the arguments, which reads guest memory on a fiber: not under a lock that an executor may want.
   enum class Command : uint8_t { kName, kLine };
   std::vector<ProcessInfo> processes(const Container& container, Command command = Command::kName);
+  // What its processes have used, those that are gone included: never less than at an earlier question.
+  ResourceUse use_of(const Container& container);
 
   // Runs a function as a kernel fiber with a root OpContext and waits for it (host threads that are no executors only):
   // mounting at boot. Paths are seen from `root`; `mounts` may be null for work that walks no path.

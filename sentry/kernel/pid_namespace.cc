@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "sentry/kernel/kernel.h"
 #include "sentry/kernel/namespaces.h"
 #include "sentry/kernel/task_private.h"
 
@@ -106,6 +107,18 @@ RefPtr<ThreadGroup> PidNamespace::find_group(abi::Pid pid) const {
   base::MutexLock lock(set_.mu);
   PidNumber* n = find_locked(pid.value());
   return n ? RefPtr<ThreadGroup>(n->group) : nullptr;
+}
+
+ResourceUse PidNamespace::use_of(const Container& container) const {
+  base::MutexLock lock(set_.mu);
+  ResourceUse total = container.reaped_use;
+  for (const auto& [nr, number] : numbers_) {
+    const ThreadGroup* group = number->group;
+    if (!group || &group->container() != &container) continue;
+    group->set().mu.assert_held();  // one set for all
+    total.add(group->own_use_locked());
+  }
+  return total;
 }
 
 std::vector<RefPtr<ThreadGroup>> PidNamespace::groups() const {

@@ -18,11 +18,13 @@
 
 namespace sentry::kernel {
 
+class Container;
 class PidNamespace;
 class ProcessGroup;
 class Session;
 class Task;
 class ThreadGroup;
+struct ResourceUse;
 
 struct TaskSet {
   base::Mutex mu{base::LockRank::kTaskSet};
@@ -84,6 +86,8 @@ class PidNamespace final : public base::RefCounted {
   void set_mu_is_held() const ASSERT_CAPABILITY(set_.mu) { set_.mu.assert_held(); }
   // All processes that are visible here, by ascending pid (zombies included).
   std::vector<base::RefPtr<ThreadGroup>> groups() const;
+  // In one moment: a process that is reaped meanwhile counts once.
+  ResourceUse use_of(const Container& container) const;
   int32_t last_pid() const;
 
   ThreadGroup* init = nullptr;  // TaskSet::mu

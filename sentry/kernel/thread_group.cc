@@ -107,13 +107,17 @@ void ThreadGroup::set_limit(creds::Resource r, creds::Limit v) {
   if (r == creds::Resource::kCPU) timers->watch_cpu_limit();
 }
 
+ResourceUse ThreadGroup::own_use_locked() const {
+  ResourceUse total = dead_threads;
+  for (const Task* t : threads) total.add(t->use());
+  return total;
+}
 ResourceUse ThreadGroup::own_use() const {
   RefPtr<mm::MemoryManager> mm;
   ResourceUse total;
   {
     base::MutexLock lock(set().mu);
-    total = dead_threads;
-    for (Task* t : threads) total.add(t->use());
+    total = own_use_locked();
     if (!threads.empty()) mm = threads.front()->mm_ref();
   }
   if (mm) total.max_rss = std::max(total.max_rss, mm->stats().peak_rss);

@@ -100,6 +100,7 @@ class ThreadGroup final : public base::RefCounted {
   creds::LimitSet limits() const;
   void set_limit(creds::Resource r, creds::Limit v);
   ResourceUse own_use() const;       // all threads, dead ones included
+  ResourceUse own_use_locked() const REQUIRES(set().mu);  // without max_rss of a live process
   ResourceUse children_use() const;  // of reaped children
   int64_t start_monotonic_ns() const { return start_ns_; }
   abi::SigSet shared_pending() const;

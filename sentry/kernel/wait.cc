@@ -33,8 +33,7 @@ bool eligible_locked(const Task& task, const ThreadGroup& child, const WaitFor& 
 void fill_locked(const Task& task, const ThreadGroup& child, WaitResult& r) {
   r.pid = abi::Pid(child.number->in(task.pid_namespace()));
   if (child.leader_task) r.uid = task.creds().user_ns->unmap_uid(child.leader_task->credentials()->uid);
-  r.use = child.dead_threads;
-  for (const Task* t : child.threads) r.use.add(t->use());
+  r.use = child.own_use_locked();
   r.use.add(child.dead_children);
 }
 

@@ -372,11 +372,11 @@ void MemoryFile::resident(FileRange range, std::span<uint8_t> out) {
   }
 }
 
-MemoryFile::Usage MemoryFile::usage() const {
+MemoryFile::Usage MemoryFile::usage() {
+  flush();
   Impl& m = *impl_;
-  uint64_t real = m.committed();
+  const uint64_t real = m.committed();
   base::MutexLock lock(m.mu);
-  real -= std::min(real, m.pending_bytes);
   Usage u;
   u.page_cache = m.allocated[static_cast<size_t>(MemoryKind::kPageCache)];
   u.tmpfs = m.allocated[static_cast<size_t>(MemoryKind::kTmpfs)];

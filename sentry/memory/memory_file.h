@@ -79,7 +79,8 @@ class MemoryFile {
     uint64_t anonymous = 0, page_cache = 0, tmpfs = 0, kernel = 0;
     uint64_t total() const { return anonymous + page_cache + tmpfs + kernel; }
   };
-  Usage usage() const;
+  // What the host holds. Gives queued frees back first: how much of them it held is not known.
+  Usage usage();
   // For page caches: `length` bytes of `kind` were dropped (frees themselves do not know their kind).
   void account_free(uint64_t length, MemoryKind kind);
   void set_limit(uint64_t bytes);  // 0: none
