@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "sentry/kernel/futex.h"
 
+#include <algorithm>
 #include <functional>
 
 #include "sentry/kernel/pid_namespace.h"
@@ -180,7 +181,7 @@ Result<int32_t> futex_wait_any(Task& task, const std::vector<FutexWord>& words, 
 Result<int32_t> futex_wake(Task& task, abi::Addr addr, FutexScope scope, int32_t count, uint32_t bitset) {
   if (bitset == 0) return err(kEINVAL);
   const FutexKey key = TRY(key_of(task, addr, scope));
-  return wake_key(key, count, bitset);
+  return wake_key(key, std::max(count, 1), bitset);
 }
 
 namespace {
@@ -263,7 +264,7 @@ Result<int32_t> futex_wake_op(Task& task, abi::Addr a, abi::Addr b, FutexScope s
     }
     if (TRY(task.mm().cas_u32(b, old, next))) break;
   }
-  int32_t woken = wake_key(key_a, wake_a, kFutexBitsetAny);
+  int32_t woken = wake_key(key_a, std::max(wake_a, 1), kFutexBitsetAny);
   const auto before = static_cast<int32_t>(old);
   bool wake_second = false;
   switch (compare) {
@@ -275,7 +276,7 @@ Result<int32_t> futex_wake_op(Task& task, abi::Addr a, abi::Addr b, FutexScope s
     case 5: wake_second = before >= compared_with; break;
     default: return err(kENOSYS);
   }
-  if (wake_second) woken += wake_key(key_b, wake_b, kFutexBitsetAny);
+  if (wake_second) woken += wake_key(key_b, std::max(wake_b, 1), kFutexBitsetAny);
   return woken;
 }
 

@@ -39,7 +39,7 @@ struct FutexWord {
 base::Result<void> futex_wait(Task& task, const FutexWord& word, uint32_t bitset, vfs::Deadline deadline);
 // Index of the word that was woken.
 base::Result<int32_t> futex_wait_any(Task& task, const std::vector<FutexWord>& words, vfs::Deadline deadline);
-// How many were woken.
+// How many were woken; a count below 1 wakes one, as in Linux (futex_wake() of kernel/futex/waitwake.c counts before it compares).
 base::Result<int32_t> futex_wake(Task& task, abi::Addr addr, FutexScope scope, int32_t count, uint32_t bitset);
 // Wakes up to `wake`, moves up to `requeue` more to `to`. With `expected`: EAGAIN unless *from equals it.
 base::Result<int32_t> futex_requeue(Task& task, abi::Addr from, abi::Addr to, FutexScope from_scope, FutexScope to_scope,

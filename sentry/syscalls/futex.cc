@@ -108,7 +108,9 @@ Result<int32_t> sys_futex_waitv(Task& task, UserIn<FutexWaitV> waiters, uint32_t
 }
 
 Result<int32_t> sys_futex_wake(Task& task, Addr addr, uint64_t mask, int32_t count, uint32_t flags) {
-  return kernel::futex_wake(task, addr, TRY(decode_futex2(flags)), count, static_cast<uint32_t>(mask));
+  const kernel::FutexScope scope = TRY(decode_futex2(flags));
+  if (count == 0 && addr.value() % 4 == 0 && mask != 0) return 0;  // FLAGS_STRICT
+  return kernel::futex_wake(task, addr, scope, count, static_cast<uint32_t>(mask));
 }
 
 Result<void> sys_futex_wait(Task& task, Addr addr, uint64_t value, uint64_t mask, uint32_t flags, UserIn<TimeSpec64> timeout,

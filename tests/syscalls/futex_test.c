@@ -85,6 +85,18 @@ TEST(wakes_as_many_as_asked) {
   EXPECT_EQ(futex(w, FUTEX_WAKE, 100, NULL, NULL, 0), 3);
   for (int i = 0; i < 5; i++) EXPECT_EXIT(pids[i], 0);
 }
+TEST(none_asked_for_is_one) {
+  int *w = shared_words();
+  IN_CHILD(pid, EXPECT_EQ(futex(w, FUTEX_WAIT, 0, NULL, NULL, 0), 0));
+  IN_CHILD(second, EXPECT_EQ(futex(w, FUTEX_WAIT, 0, NULL, NULL, 0), 0));
+  kit_wait_asleep(pid);
+  kit_wait_asleep(second);
+  EXPECT_EQ(futex(w, FUTEX_WAKE, 0, NULL, NULL, 0), 1);
+  EXPECT_EQ(futex(w, FUTEX_WAKE, -1, NULL, NULL, 0), 1);
+  EXPECT_EQ(futex(w, FUTEX_WAKE, 0, NULL, NULL, 0), 0);
+  EXPECT_EXIT(pid, 0);
+  EXPECT_EXIT(second, 0);
+}
 TEST(bitset_selects) {
   int *w = shared_words();
   pid_t a = OK(fork());
@@ -134,6 +146,41 @@ TEST(interrupted_by_a_signal) {
   ualarm(30000, 0);
   EXPECT_EQ(futex(s, FUTEX_WAIT, 0, NULL, NULL, 0), 0);
   EXPECT_EXIT(pid, 0);
+}
+// Two that take turns, so that both learn that an answer comes soon; then one that comes late, as a wake without a change.
+static void *other_side(void *arg) {
+  int *turn = arg;
+  for (int i = 0; i < 300; i++) {
+    while (__atomic_load_n(turn, __ATOMIC_SEQ_CST) != 2 * i + 1) futex(turn, FUTEX_WAIT_PRIVATE, 2 * i, NULL, NULL, 0);
+    __atomic_store_n(turn, 2 * i + 2, __ATOMIC_SEQ_CST);
+    futex(turn, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+  }
+  turn[2] = gettid();
+  const long woken = futex(turn + 1, FUTEX_WAIT_PRIVATE, 0, NULL, NULL, 0);
+  EXPECT_EQ(woken, 0);
+  EXPECT_EQ(turn[1], 0);
+  kit_catch(SIGUSR1, 0);
+  turn[2] = -gettid();
+  EXPECT_ERR(futex(turn + 1, FUTEX_WAIT_PRIVATE, 0, NULL, NULL, 0), EINTR);
+  return NULL;
+}
+TEST(taking_turns_and_then_waiting) {
+  int turn[3] = {0};
+  pthread_t other;
+  EXPECT_EQ(pthread_create(&other, NULL, other_side, turn), 0);
+  for (int i = 0; i < 300; i++) {
+    __atomic_store_n(turn, 2 * i + 1, __ATOMIC_SEQ_CST);
+    futex(turn, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+    while (__atomic_load_n(turn, __ATOMIC_SEQ_CST) != 2 * i + 2) futex(turn, FUTEX_WAIT_PRIVATE, 2 * i + 1, NULL, NULL, 0);
+  }
+  int tid;
+  while ((tid = __atomic_load_n(turn + 2, __ATOMIC_SEQ_CST)) == 0) kit_sleep_ms(1);
+  kit_wait_asleep(tid);
+  EXPECT_EQ(futex(turn + 1, FUTEX_WAKE_PRIVATE, 5, NULL, NULL, 0), 1);
+  while ((tid = __atomic_load_n(turn + 2, __ATOMIC_SEQ_CST)) > 0) kit_sleep_ms(1);
+  kit_wait_asleep(-tid);
+  EXPECT_EQ(syscall(SYS_tgkill, getpid(), -tid, SIGUSR1), 0);
+  EXPECT_EQ(pthread_join(other, NULL), 0);
 }
 TEST(pi_lock_and_unlock) {
   int *w = shared_words();

@@ -270,33 +270,6 @@ uint32_t wait_reply(Slot* slot) {
 
 // --- Answers in place ---
 
-// futex(2) that would not sleep or wakes nobody. What needs a look at guest memory is done in kModeFast only: in a
-// signal handler a fault would be the end.
-bool futex_in_place(Slot* slot, SlotMode mode, int64_t& result) {
-  constexpr uint64_t kWait = 0, kWake = 1, kWaitBitset = 9, kWakeBitset = 10, kPrivate = 128, kRealtime = 256;
-  const StubRegisters& r = slot->regs;
-  const uint64_t operation = static_cast<uint32_t>(r.rsi), command = operation & 127;
-  if (operation & ~(127 | kPrivate | kRealtime) || r.rdi & 3 || r.rdi >> 47) return false;
-  const bool bitset = command == kWaitBitset || command == kWakeBitset;
-  if (bitset && static_cast<uint32_t>(r.r9) == 0) return false;
-  if (command == kWake || command == kWakeBitset) {
-    if ((operation & (kPrivate | kRealtime)) != kPrivate) return false;
-    // The guest's store to the word before, the count after: a waiter counts itself before it compares.
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
-    if (load(&futexes()->waiters[FutexCounts::index(r.rdi)]) != 0) return false;
-    result = 0;
-    return true;
-  }
-  if ((command != kWait && command != kWaitBitset) || (command == kWait && operation & kRealtime) || r.r10 != 0 ||
-      mode != kModeFast)
-    return false;
-  const auto read = [](uint64_t word, uint64_t) -> long { return *reinterpret_cast<const volatile uint32_t*>(word); };
-  const long word = guarded(read, r.rdi, 0, slot);
-  if (word == kGuardFailed || static_cast<uint32_t>(word) == static_cast<uint32_t>(r.rdx)) return false;
-  result = kErrEAGAIN;
-  return true;
-}
-
 bool clock_in_place(Slot* slot, SlotMode mode, int64_t& result) {
   constexpr uint64_t kAnswered = 1 << 0 | 1 << 1 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7;  // what a vDSO answers
   const uint64_t function = doorbell()->vdso_clock_gettime, id = static_cast<uint32_t>(slot->regs.rdi);
@@ -322,6 +295,7 @@ bool clock_in_place(Slot* slot, SlotMode mode, int64_t& result) {
 
 #include "platform/systrap/stub/stub_io.inc"  // NOLINT: likewise
 
+#include "platform/systrap/stub/stub_futex.inc"  // NOLINT: likewise
 #include "platform/systrap/stub/stub_files.inc"  // NOLINT: likewise
 #include "platform/systrap/stub/stub_stat.inc"  // NOLINT: likewise
 
@@ -357,7 +331,9 @@ Answer in_place(Slot* slot, SlotMode mode) {
   const uint64_t number = slot->regs.rax;
   switch (number) {
     case 202:
-      if (!futex_in_place(slot, mode, result)) return Answer::kNo;
+      answer = futex_in_place(slot, mode, result);
+      if (answer == Answer::kWait) answer = look_for_answer(slot, futex_again, result);
+      if (answer != Answer::kYes) return answer;
       break;
     case 13:
       if (!sigaction_in_place(slot, mode, result)) return Answer::kNo;
@@ -394,7 +370,7 @@ Answer in_place(Slot* slot, SlotMode mode) {
       if (mode != kModeFast || !v.io) return Answer::kNo;
       if (number <= 1 && place_in_place(slot, result)) break;
       answer = io_in_place(slot, result);
-      if (answer == Answer::kWait) answer = look_for_answer(slot, result);
+      if (answer == Answer::kWait) answer = look_for_answer(slot, io_in_place, result);
       if (answer == Answer::kNo || answer == Answer::kWait) return answer;
       // The descriptor whose other end is to hear of it.
       if (answer == Answer::kKick || answer == Answer::kKickLater) slot->address = static_cast<uint32_t>(slot->regs.rdi);
