@@ -102,8 +102,8 @@ struct TraceOptions {
 CommandResult cmd_trace(const Global& global, const TraceOptions& options);
 
 // A container that exists, and is alive for commands that need it.
-base::HostResult<ContainerDir> find_container(const Global& global, const std::string& id);
-base::HostResult<State> load_live(const ContainerDir& dir);
+base::HostResult<StateFiles> find_container(const Global& global, const std::string& id);
+base::HostResult<State> load_live(const StateFiles& files);
 
 // Writes to stdout, all of it.
 void print(std::string_view text);

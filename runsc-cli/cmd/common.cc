@@ -14,17 +14,17 @@ using base::HostErr;
 using base::HostError;
 using base::HostResult;
 
-HostResult<ContainerDir> find_container(const Global& global, const std::string& id) {
-  ContainerDir dir = TRY(ContainerDir::at(global.root, id));
-  if (!dir.exists()) return HostErr(HostError::plain(fmt::format("container \"{}\" does not exist", id)));
-  return dir;
+HostResult<StateFiles> find_container(const Global& global, const std::string& id) {
+  StateFiles files = TRY(StateFiles::at(global.root, id));
+  if (!files.exists()) return HostErr(HostError::plain(fmt::format("container \"{}\" does not exist", id)));
+  return files;
 }
 
-HostResult<State> load_live(const ContainerDir& dir) {
-  State state = TRY(dir.load());
+HostResult<State> load_live(const StateFiles& files) {
+  State state = TRY(files.load());
   Status status = current_status(state);
   if (status == Status::kStopped || status == Status::kCreating)
-    return HostErr(HostError::plain(fmt::format("container {} is not running: {}", dir.id(), status_name(status))));
+    return HostErr(HostError::plain(fmt::format("container {} is not running: {}", files.id(), status_name(status))));
   return state;
 }
 

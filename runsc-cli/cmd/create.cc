@@ -4,13 +4,13 @@
 namespace cli {
 
 CommandResult cmd_create(const Global& global, const CreateOptions& options) {
-  ContainerDir dir = TRY(ContainerDir::at(global.root, options.id));
+  StateFiles files = TRY(StateFiles::at(global.root, options.id));
   CreateRequest request;
   request.global = &global;
   request.spec = TRY(load_spec(options.bundle, options.id, global.root_overlay()));
   request.pid_file = options.pid_file;
   request.console_socket = options.console_socket;
-  TRY(create_container(dir, request));
+  TRY(create_container(files, request));
   return 0;
 }
 

@@ -105,9 +105,9 @@ std::string posture(int sentry) {
 
 CommandResult cmd_debug(const Global& global, const DebugOptions& options) {
   const std::string& id = options.posture_of.empty() ? options.id : options.posture_of;
-  ContainerDir dir = TRY(find_container(global, id));
-  State state = TRY(load_live(dir));
-  ControlClient client(TRY(dir.connect()));
+  StateFiles files = TRY(find_container(global, id));
+  State state = TRY(load_live(files));
+  ControlClient client(TRY(files.connect()));
   client.set_timeout(10);
   std::string params = fmt::format("{{\"id\":{}}}", json_quoted(id));
   if (options.posture || !options.posture_of.empty()) print(posture(state.pid));

@@ -126,7 +126,7 @@ HostResult<Spec> build_spec(const Global& global, const DoOptions& options, cons
 CommandResult cmd_do(const Global& global, const DoOptions& options) {
   if (options.args.empty()) return usage("do: a command is needed");
   std::string id = fmt::format("do-{}-{:x}", getpid(), process_start_time(getpid()));
-  ContainerDir dir = TRY(ContainerDir::at(global.root, id));
+  StateFiles files = TRY(StateFiles::at(global.root, id));
   CreateRequest request;
   request.global = &global;
   request.spec = TRY(build_spec(global, options, id));
@@ -135,7 +135,7 @@ CommandResult cmd_do(const Global& global, const DoOptions& options) {
     request.spec.container.process.terminal = true;
     request.terminal = 0;
   }
-  return run_in_foreground(dir, request, Keep::kNo);
+  return run_in_foreground(files, request, Keep::kNo);
 }
 
 }  // namespace cli

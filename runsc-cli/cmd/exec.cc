@@ -84,8 +84,8 @@ HostResult<Process> process_of(const ExecOptions& options, const State& state) {
 }  // namespace
 
 CommandResult cmd_exec(const Global& global, const ExecOptions& options) {
-  ContainerDir dir = TRY(find_container(global, options.id));
-  State state = TRY(load_live(dir));
+  StateFiles files = TRY(find_container(global, options.id));
+  State state = TRY(load_live(files));
   if (state.status == Status::kPaused) return usage("cannot exec in a paused container");
   Process process = TRY(process_of(options, state));
   const bool background = options.detach || !options.console_socket.empty();
@@ -107,12 +107,12 @@ CommandResult cmd_exec(const Global& global, const ExecOptions& options) {
   }
   hold_signals();
   RawTerminal raw(background ? -1 : tty);
-  ControlClient client(TRY(dir.connect()));
+  ControlClient client(TRY(files.connect()));
   std::string params = fmt::format("{{\"id\":{},\"process\":{}}}", json_quoted(options.id), sentry::control::encode_process(process));
   std::vector<int> fds = tty >= 0 ? std::vector<int>{tty} : std::vector<int>{0, 1, 2};
   std::string result = TRY(client.call("exec", params, fds));
   Attendance what;
-  what.dir = &dir;
+  what.files = &files;
   what.pid = TRY(result_integer(result, "pid"));
   what.tty = tty;
   if (background) {

@@ -19,17 +19,17 @@ namespace {
 constexpr int kEndPatienceMs = 10'000;
 }
 
-CommandResult run_in_foreground(ContainerDir& dir, CreateRequest& request, Keep keep) {
+CommandResult run_in_foreground(StateFiles& files, CreateRequest& request, Keep keep) {
   StatsOutput stats = TRY(StatsOutput::create(request.global->stats));
   request.stats_fd = stats.sink();
   TraceOutput trace = TRY(TraceOutput::create(request.global->trace));
   request.trace_fd = trace.sink();
   hold_signals();
   RawTerminal raw(request.terminal);  // before the guest's first output
-  base::HostResult<Created> created = create_container(dir, request);
+  base::HostResult<Created> created = create_container(files, request);
   if (!created) return base::HostErr(std::move(created.error()));
   Attendance what;
-  what.dir = &dir;
+  what.files = &files;
   what.tty = request.terminal;
   what.sentry_pidfd = created->pidfd.get();
   CommandResult code = attend(what);
@@ -38,13 +38,13 @@ CommandResult run_in_foreground(ContainerDir& dir, CreateRequest& request, Keep 
   pollfd ended{created->pidfd.get(), POLLIN, 0};
   while (poll(&ended, 1, kEndPatienceMs) < 0 && errno == EINTR) {
   }
-  base::HostResult<void> deleted = keep == Keep::kYes ? base::HostResult<void>() : delete_container(dir, Force::kYes);
+  base::HostResult<void> deleted = keep == Keep::kYes ? base::HostResult<void>() : delete_container(files, Force::kYes);
   if (!deleted) LOG_WARNING("{}", deleted.error().message);
   while (waitpid(created->pid, nullptr, 0) < 0 && errno == EINTR) {
   }
   // The exit status is the guest's all the same.
   if (auto written = trace.write(); !written) dprintf(2, "runsc: %s\n", written.error().message.c_str());
-  if (auto written = stats.write(dir.id()); !written) dprintf(2, "runsc: %s\n", written.error().message.c_str());
+  if (auto written = stats.write(files.id()); !written) dprintf(2, "runsc: %s\n", written.error().message.c_str());
   return code;
 }
 

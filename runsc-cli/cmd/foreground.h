@@ -7,6 +7,6 @@
 namespace cli {
 
 enum class Keep : uint8_t { kNo, kYes };
-CommandResult run_in_foreground(ContainerDir& dir, CreateRequest& request, Keep keep);
+CommandResult run_in_foreground(StateFiles& files, CreateRequest& request, Keep keep);
 
 }  // namespace cli

@@ -57,8 +57,8 @@ CommandResult cmd_list(const Global& global, const ListOptions& options) {
   std::vector<std::vector<std::string>> rows = {{"ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"}};
   std::string ids;
   for (const std::string& id : list_ids(global.root)) {
-    auto dir = ContainerDir::at(global.root, id);
-    HostResult<State> state = dir->load();
+    auto files = StateFiles::at(global.root, id);
+    HostResult<State> state = files->load();
     if (!state) continue;  // being made, or just deleted
     Status status = current_status(*state);
     ids += id + "\n";
@@ -77,9 +77,9 @@ CommandResult cmd_list(const Global& global, const ListOptions& options) {
 }
 
 CommandResult cmd_ps(const Global& global, const PsOptions& options) {
-  ContainerDir dir = TRY(find_container(global, options.id));
-  State state = TRY(load_live(dir));
-  ControlClient client(TRY(dir.connect()));
+  StateFiles files = TRY(find_container(global, options.id));
+  State state = TRY(load_live(files));
+  ControlClient client(TRY(files.connect()));
   std::string result = TRY(client.call("ps", fmt::format("{{\"id\":{}}}", json_quoted(options.id))));
   Json json = TRY(base::parse_json(result));
   Json processes = json.is_object() && json.contains("processes") ? json["processes"] : Json::array();
@@ -140,9 +140,9 @@ CommandResult cmd_features(const Global&) {
 }
 
 CommandResult cmd_events(const Global& global, const EventsOptions& options) {
-  ContainerDir dir = TRY(find_container(global, options.id));
-  TRY(load_live(dir));
-  ControlClient client(TRY(dir.connect()));
+  StateFiles files = TRY(find_container(global, options.id));
+  TRY(load_live(files));
+  ControlClient client(TRY(files.connect()));
   while (true) {
     HostResult<std::string> stats = client.call("stats", fmt::format("{{\"id\":{}}}", json_quoted(options.id)));
     if (!stats && !options.stats) return 0;  // the container has ended

@@ -10,7 +10,7 @@ using base::HostErr;
 using base::HostError;
 
 CommandResult cmd_run(const Global& global, const CreateOptions& options) {
-  ContainerDir dir = TRY(ContainerDir::at(global.root, options.id));
+  StateFiles files = TRY(StateFiles::at(global.root, options.id));
   CreateRequest request;
   request.global = &global;
   request.spec = TRY(load_spec(options.bundle, options.id, global.root_overlay()));
@@ -23,14 +23,14 @@ CommandResult cmd_run(const Global& global, const CreateOptions& options) {
   if (detach && !global.stats.empty()) return HostErr(HostError::plain("--stats: only for containers in the foreground; for others: runsc events --stats ID"));
   if (detach && !global.trace.empty()) return HostErr(HostError::plain("--trace: only for containers in the foreground; for others: runsc trace ID"));
   if (detach) {
-    TRY(create_container(dir, request));
+    TRY(create_container(files, request));
     return 0;
   }
   if (request.spec.container.process.terminal) {
     if (!isatty(0)) return HostErr(HostError::plain("config.json: process.terminal: standard input is not a terminal"));
     request.terminal = 0;
   }
-  return run_in_foreground(dir, request, options.keep ? Keep::kYes : Keep::kNo);
+  return run_in_foreground(files, request, options.keep ? Keep::kYes : Keep::kNo);
 }
 
 }  // namespace cli

@@ -61,11 +61,11 @@ HostResult<void> TraceOutput::write() const {
 }
 
 CommandResult cmd_trace(const Global& global, const TraceOptions& options) {
-  ContainerDir dir = TRY(find_container(global, options.id));
-  TRY(load_live(dir));
+  StateFiles files = TRY(find_container(global, options.id));
+  TRY(load_live(files));
   const TraceOutput output = TRY(TraceOutput::create(options.output));
   const std::string id = json_quoted(options.id);
-  ControlClient client(TRY(dir.connect()));
+  ControlClient client(TRY(files.connect()));
   client.set_timeout(kReportPatience);
   TRY(client.call("trace", fmt::format("{{\"id\":{},\"on\":true}}", id)));
   wait_seconds(options.seconds);

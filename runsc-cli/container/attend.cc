@@ -37,8 +37,8 @@ sigset_t forwarded_signals() {
   return set;
 }
 
-void request_once(const ContainerDir& dir, const char* method, const std::string& params) {
-  HostResult<UniqueFd> socket = dir.connect();
+void request_once(const StateFiles& files, const char* method, const std::string& params) {
+  HostResult<UniqueFd> socket = files.connect();
   if (!socket) return;
   ControlClient client(std::move(*socket));
   client.set_timeout(10);
@@ -46,15 +46,15 @@ void request_once(const ContainerDir& dir, const char* method, const std::string
 }
 
 void forward(const Attendance& what, int signo) {
-  const std::string id = json_quoted(what.dir->id());
+  const std::string id = json_quoted(what.files->id());
   if (signo == SIGWINCH) {
     WindowSize size = window_size(what.tty);
     if (size.columns == 0) return;
-    request_once(*what.dir, "resize", fmt::format("{{\"id\":{},\"pid\":{},\"columns\":{},\"rows\":{}}}", id, what.pid,
+    request_once(*what.files, "resize", fmt::format("{{\"id\":{},\"pid\":{},\"columns\":{},\"rows\":{}}}", id, what.pid,
                                                   size.columns, size.rows));
     return;
   }
-  request_once(*what.dir, "signal",
+  request_once(*what.files, "signal",
                fmt::format("{{\"id\":{},\"signo\":{},\"pid\":{},\"all\":false}}", id, signo, what.pid));
 }
 
@@ -82,11 +82,11 @@ HostResult<int> attend(const Attendance& what) {
   sigset_t set = forwarded_signals();
   UniqueFd signals(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
   if (!signals) return HostErr(HostError::from_errno("signalfd"));
-  HostResult<UniqueFd> socket = what.dir->connect();
+  HostResult<UniqueFd> socket = what.files->connect();
   if (!socket) return status_of_sentry(what);
   ControlClient client(std::move(*socket));
   HostResult<void> asked = client.send("wait", fmt::format("{{\"id\":{},\"pid\":{},\"kill_on_hangup\":{}}}",
-                                                           json_quoted(what.dir->id()), what.pid,
+                                                           json_quoted(what.files->id()), what.pid,
                                                            what.on_hangup == OnHangup::kKill));
   if (!asked) return status_of_sentry(what);
   // The terminal may have changed between its guest being told the size and us being told of changes.

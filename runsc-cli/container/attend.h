@@ -18,7 +18,7 @@ void hold_signals();
 enum class OnHangup : uint8_t { kLeave, kKill };
 
 struct Attendance {
-  const ContainerDir* dir = nullptr;
+  const StateFiles* files = nullptr;
   int64_t pid = 0;   // as the container sees it; 0: init
   int tty = -1;      // its host terminal
   OnHangup on_hangup = OnHangup::kLeave;

@@ -38,11 +38,11 @@ struct Created {
 };
 
 // On failure nothing is left behind.
-base::HostResult<Created> create_container(ContainerDir& dir, CreateRequest& request);
-base::HostResult<void> start_container(ContainerDir& dir);
-base::HostResult<void> kill_container(ContainerDir& dir, int signo, bool all);
+base::HostResult<Created> create_container(StateFiles& files, CreateRequest& request);
+base::HostResult<void> start_container(StateFiles& files);
+base::HostResult<void> kill_container(StateFiles& files, int signo, bool all);
 enum class Force : uint8_t { kNo, kYes };
-base::HostResult<void> delete_container(ContainerDir& dir, Force force);
+base::HostResult<void> delete_container(StateFiles& files, Force force);
 
 // Writes `pid` to `path` by rename, when a path is given.
 base::HostResult<void> write_pid_file(const std::string& path, int pid);

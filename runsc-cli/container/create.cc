@@ -47,15 +47,15 @@ std::string cgroup_path(const Global& global, const Spec& spec) {
 // One attempt to create a container; what it has made so far goes away with it unless keep() is called.
 class Creation {
  public:
-  Creation(ContainerDir& dir, CreateRequest& request) : dir_(dir), request_(request), spec_(request.spec) {}
+  Creation(StateFiles& files, CreateRequest& request) : files_(files), request_(request), spec_(request.spec) {}
   ~Creation() {
     if (!kept_) undo();
   }
 
   HostResult<Created> run() {
-    lock_ = TRY(dir_.create());
-    made_dir_ = true;
-    UniqueFd listener = TRY(dir_.listen());
+    lock_ = TRY(files_.create());
+    made_files_ = true;
+    UniqueFd listener = TRY(files_.listen());
     fill_state();
     if (std::string path = cgroup_path(*request_.global, spec_); !path.empty())
       TRY(make_cgroups(path, spec_.resources, state_.cgroup_dirs));
@@ -63,13 +63,13 @@ class Creation {
     listener.reset();
     state_.pid = processes_.pid;
     state_.pid_start_time = process_start_time(state_.pid);
-    TRY(dir_.save(state_));
+    TRY(files_.save(state_));
     TRY(release_sandbox(processes_));
     TRY(run_create_hooks());
     TRY(tell_sentry());
     if (request_.start == StartNow::kNo) {
       state_.status = Status::kCreated;
-      TRY(dir_.save(state_));
+      TRY(files_.save(state_));
     }
     TRY(write_pid_file(request_.pid_file, state_.pid));
     if (request_.start == StartNow::kYes) TRY(start());
@@ -83,7 +83,7 @@ class Creation {
 
  private:
   void fill_state() {
-    state_.id = dir_.id();
+    state_.id = files_.id();
     state_.oci_version = spec_.oci_version;
     state_.bundle = spec_.bundle;
     state_.rootfs = spec_.root_path;
@@ -97,7 +97,7 @@ class Creation {
   HostResult<void> spawn(int listener) {
     const Global& g = *request_.global;
     SandboxPlan plan;
-    plan.sandbox.id = dir_.id();
+    plan.sandbox.id = files_.id();
     plan.sandbox.platform = g.platform;
     plan.sandbox.network = g.network == "host" ? abi::oci::NetworkMode::kHost : abi::oci::NetworkMode::kNone;
     plan.sandbox.strace = g.strace;
@@ -147,7 +147,7 @@ class Creation {
       fds.insert(fds.end(), {0, 1, 2});
     }
     if (!ready_) TRY(await_ready(processes_));
-    client_.emplace(TRY(dir_.connect()));
+    client_.emplace(TRY(files_.connect()));
     client_->set_timeout(kPatience);
     if (request_.stats_fd >= 0) fds.push_back(request_.stats_fd);
     if (request_.trace_fd >= 0) fds.push_back(request_.trace_fd);
@@ -163,16 +163,16 @@ class Creation {
   }
 
   HostResult<void> start() {
-    TRY(start_guest(dir_, state_));
+    TRY(start_guest(files_, state_));
     state_.status = Status::kRunning;
-    TRY(dir_.save(state_));
+    TRY(files_.save(state_));
     if (spec_.hooks.poststart.empty()) return {};
     return run_hooks(spec_.hooks.poststart, "poststart", state_json(state_, Status::kRunning, StateFields::kOci), spec_.bundle);
   }
 
   HostResult<void> attend_to_console() {
     Attendance what;
-    what.dir = &dir_;
+    what.files = &files_;
     what.tty = console_.get();
     TRY(attend_in_background(what));
     return {};
@@ -185,10 +185,10 @@ class Creation {
       }
     }
     remove_cgroups(state_.cgroup_dirs);
-    if (made_dir_) dir_.remove();
+    if (made_files_) files_.remove();
   }
 
-  ContainerDir& dir_;
+  StateFiles& files_;
   CreateRequest& request_;
   Spec& spec_;
   UniqueFd lock_;
@@ -196,18 +196,18 @@ class Creation {
   SandboxProcesses processes_;
   std::optional<ControlClient> client_;
   UniqueFd console_;
-  bool made_dir_ = false, ready_ = false, kept_ = false;
+  bool made_files_ = false, ready_ = false, kept_ = false;
 };
 
 }  // namespace
 
-HostResult<Created> create_container(ContainerDir& dir, CreateRequest& request) {
+HostResult<Created> create_container(StateFiles& files, CreateRequest& request) {
   const bool terminal = request.spec.container.process.terminal;
   if (!request.console_socket.empty() && !terminal)
     return HostErr(HostError::plain("config.json: process.terminal: must be true for --console-socket"));
   if (terminal && request.console_socket.empty() && request.terminal < 0)
     return HostErr(HostError::plain("config.json: process.terminal: needs --console-socket or a terminal in the foreground"));
-  return Creation(dir, request).run();
+  return Creation(files, request).run();
 }
 
 HostResult<void> write_pid_file(const std::string& path, int pid) {

@@ -133,29 +133,29 @@ HostResult<void> run_hook(const Hook& hook, const std::string& state, const std:
 }
 
 // As a process of the container, with its user, capabilities and directory; the environment is the hook's own.
-HostResult<void> run_hook_inside(const Hook& hook, const std::string& state_text, const ContainerDir& dir, const State& state) {
-  HookFiles files = TRY(hook_files(state_text));
+HostResult<void> run_hook_inside(const Hook& hook, const std::string& state_text, const StateFiles& files, const State& state) {
+  HookFiles ends = TRY(hook_files(state_text));
   abi::oci::Process process = state.process;
   process.program = hook.path;
   process.args = hook.args.empty() ? std::vector<std::string>{hook.path} : hook.args;
   process.env = hook.env;
   process.terminal = false;
-  const std::string id = json_quoted(dir.id());
-  ControlClient client(TRY(dir.connect()));
+  const std::string id = json_quoted(files.id());
+  ControlClient client(TRY(files.connect()));
   const std::string started = TRY(client.call("exec", fmt::format("{{\"id\":{},\"process\":{}}}", id, sentry::control::encode_process(process)),
-                                              {files.input.get(), files.output.get(), files.output.get()}));
+                                              {ends.input.get(), ends.output.get(), ends.output.get()}));
   const int64_t pid = TRY(result_integer(started, "pid"));
   const int64_t deadline = hook.timeout_sec > 0 ? now_ms() + hook.timeout_sec * int64_t{1000} : -1;
   TRY(client.send("wait", fmt::format("{{\"id\":{},\"pid\":{},\"kill_on_hangup\":true}}", id, pid)));
   if (!wait_until(client.fd(), deadline)) return timed_out(hook);
-  return result_of(static_cast<int>(TRY(result_integer(TRY(client.receive()), "status"))), files.output.get());
+  return result_of(static_cast<int>(TRY(result_integer(TRY(client.receive()), "status"))), ends.output.get());
 }
 
 }  // namespace
 
-HostResult<void> start_guest(const ContainerDir& dir, const State& state) {
-  ControlClient client(TRY(dir.connect()));
-  const std::string params = fmt::format("{{\"id\":{}}}", json_quoted(dir.id()));
+HostResult<void> start_guest(const StateFiles& files, const State& state) {
+  ControlClient client(TRY(files.connect()));
+  const std::string params = fmt::format("{{\"id\":{}}}", json_quoted(files.id()));
   const std::vector<Hook>& hooks = state.hooks.start_container;
   if (!hooks.empty()) {
     TRY(client.call("prepare", params));
@@ -163,7 +163,7 @@ HostResult<void> start_guest(const ContainerDir& dir, const State& state) {
     inside.pid = 1;  // what the hook can see
     const std::string text = state_json(inside, Status::kCreated, StateFields::kOci);
     for (size_t i = 0; i < hooks.size(); ++i) {
-      HostResult<void> done = run_hook_inside(hooks[i], text, dir, state);
+      HostResult<void> done = run_hook_inside(hooks[i], text, files, state);
       if (!done) return name_hook(std::move(done.error()), "startContainer", i, hooks[i]);
     }
   }

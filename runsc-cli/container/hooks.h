@@ -16,6 +16,6 @@ base::HostResult<void> run_hooks(const std::vector<Hook>& hooks, const char* kin
                                  const std::string& bundle, int namespaces_of = 0);
 
 // Starts a created container's program, after its startContainer hooks have been run inside the container.
-base::HostResult<void> start_guest(const ContainerDir& dir, const State& state);
+base::HostResult<void> start_guest(const StateFiles& files, const State& state);
 
 }  // namespace cli

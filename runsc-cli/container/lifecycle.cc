@@ -71,24 +71,24 @@ void warn(const std::string& text) {
   (void)!write(2, line.data(), line.size());
 }
 
-HostResult<void> start_container(ContainerDir& dir) {
-  UniqueFd lock = TRY(dir.lock());
-  State state = TRY(dir.load());
+HostResult<void> start_container(StateFiles& files) {
+  UniqueFd lock = TRY(files.lock());
+  State state = TRY(files.load());
   Status status = current_status(state);
   if (status == Status::kStopped) return plain_error("cannot start a container that has stopped");
   if (status != Status::kCreated)
     return plain_error(fmt::format("cannot start an already {} container", status_name(status)));
-  HostResult<void> started = start_guest(dir, state);
+  HostResult<void> started = start_guest(files, state);
   if (!started && !state.hooks.start_container.empty()) end_sentry(state);  // a failed hook stops the container
   TRY(std::move(started));
   state.status = Status::kRunning;
-  TRY(dir.save(state));
+  TRY(files.save(state));
   if (state.hooks.poststart.empty()) return {};
   return run_hooks(state.hooks.poststart, "poststart", state_json(state, Status::kRunning, StateFields::kOci), state.bundle);
 }
 
-HostResult<void> kill_container(ContainerDir& dir, int signo, bool all) {
-  State state = TRY(dir.load());
+HostResult<void> kill_container(StateFiles& files, int signo, bool all) {
+  State state = TRY(files.load());
   Status status = current_status(state);
   if (status == Status::kStopped && all) return {};  // nobody left: as runc
   if (status == Status::kStopped || status == Status::kCreating) return plain_error("container not running");
@@ -98,10 +98,10 @@ HostResult<void> kill_container(ContainerDir& dir, int signo, bool all) {
   }
   bool was_there = false;
   HostResult<void> done = [&]() -> HostResult<void> {
-    ControlClient client(TRY(dir.connect()));
+    ControlClient client(TRY(files.connect()));
     was_there = true;
     if (signo == SIGKILL) client.set_timeout(kKillPatience);
-    TRY(client.call("signal", fmt::format("{{\"id\":{},\"signo\":{},\"pid\":0,\"all\":{}}}", json_quoted(dir.id()), signo, all)));
+    TRY(client.call("signal", fmt::format("{{\"id\":{},\"signo\":{},\"pid\":0,\"all\":{}}}", json_quoted(files.id()), signo, all)));
     return {};
   }();
   if (done && signo == SIGKILL) await_end(state);
@@ -114,24 +114,21 @@ HostResult<void> kill_container(ContainerDir& dir, int signo, bool all) {
   return {};
 }
 
-HostResult<void> delete_container(ContainerDir& dir, Force force) {
-  if (!dir.exists() && force == Force::kYes) return {};
-  HostResult<UniqueFd> lock = dir.lock();
-  if (!lock && lock.error().host_errno == ENOENT && force == Force::kYes) {
-    rmdir(dir.path().c_str());  // all that a creator or remover killed at the wrong moment may have left
-    return {};
-  }
+HostResult<void> delete_container(StateFiles& files, Force force) {
+  if (!files.exists() && force == Force::kYes) return {};
+  HostResult<UniqueFd> lock = files.lock();
+  if (!lock && lock.error().host_errno == ENOENT && force == Force::kYes) return {};
   if (!lock) return HostErr(std::move(lock.error()));
-  HostResult<State> loaded = dir.load();
+  HostResult<State> loaded = files.load();
   if (!loaded && force == Force::kNo) return HostErr(std::move(loaded.error()));
   if (!loaded) {  // its creator died before it wrote the state, or the state is damaged
-    dir.remove();
+    files.remove();
     return {};
   }
   const State& state = *loaded;
   Status status = current_status(state);
   if (force == Force::kNo && (status == Status::kRunning || status == Status::kPaused))
-    return plain_error(fmt::format("cannot delete container {} that is not stopped: {}", dir.id(), status_name(status)));
+    return plain_error(fmt::format("cannot delete container {} that is not stopped: {}", files.id(), status_name(status)));
   end_sentry(state);
   remove_cgroups(state.cgroup_dirs);
   if (!state.hooks.poststop.empty()) {
@@ -139,7 +136,7 @@ HostResult<void> delete_container(ContainerDir& dir, Force force) {
         run_hooks(state.hooks.poststop, "poststop", state_json(state, Status::kStopped, StateFields::kOci), state.bundle);
     if (!done) warn(done.error().message);
   }
-  dir.remove();
+  files.remove();
   return {};
 }
 

@@ -67,16 +67,14 @@ Status status_from_name(const std::string& name) {
   return Status::kStopped;
 }
 
-// Unix socket addresses hold 107 bytes: a long path goes through a descriptor of its directory.
-HostResult<sockaddr_un> control_address(const std::string& dir, UniqueFd& dir_fd) {
+constexpr char kLock[] = "lock", kState[] = "json", kNewState[] = "json.new", kSocket[] = "sock";  // what follows ID.
+
+// Unix socket addresses hold 107 bytes.
+bool fits_address(const std::string& path) { return path.size() < sizeof(sockaddr_un::sun_path); }
+
+sockaddr_un unix_address(const std::string& path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
-  std::string path = dir + "/control.sock";
-  if (path.size() >= sizeof address.sun_path) {
-    dir_fd.reset(open(dir.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
-    if (!dir_fd) return HostErr(HostError::from_errno(dir));
-    path = fmt::format("/proc/self/fd/{}/control.sock", dir_fd.get());
-  }
   memcpy(address.sun_path, path.data(), path.size());
   return address;
 }
@@ -94,60 +92,59 @@ const char* status_name(Status status) {
   return "?";
 }
 
-HostResult<ContainerDir> ContainerDir::at(const std::string& root, const std::string& id) {
+HostResult<StateFiles> StateFiles::at(const std::string& root, const std::string& id) {
   if (id.empty()) return HostErr(HostError::plain("container id must not be empty"));
   if (id.size() > kMaxId) return HostErr(HostError::plain("container id is longer than 128 characters"));
   if (id == "." || id == ".." || !std::all_of(id.begin(), id.end(), is_id_char))
     return HostErr(HostError::plain("invalid container id: only letters, digits, _ + - . are allowed"));
-  ContainerDir dir;
-  dir.root_ = root;
-  dir.id_ = id;
-  dir.path_ = root + "/" + id;
-  return dir;
+  StateFiles files;
+  files.root_ = root;
+  files.id_ = id;
+  return files;
 }
 
-HostResult<UniqueFd> ContainerDir::create() {
-  int made = mkdir(path_.c_str(), 0711);
-  if (made != 0 && errno == ENOENT) {
-    TRY(make_dirs(root_, 0711));
-    made = mkdir(path_.c_str(), 0711);
-  }
-  if (made != 0 && errno == EEXIST)
-    return HostErr(HostError::plain(fmt::format("container with id exists: \"{}\"", id_)));
-  if (made != 0) return HostErr(HostError::from_errno("mkdir " + path_));
+std::string StateFiles::path(const char* which) const { return fmt::format("{}/{}.{}", root_, id_, which); }
+
+HostResult<UniqueFd> StateFiles::create() {
+  HostResult<UniqueFd> lock = open_lock(O_CREAT | O_EXCL);
+  if (lock || lock.error().host_errno != ENOENT) return lock;
+  TRY(make_dirs(root_, 0711));
   return open_lock(O_CREAT | O_EXCL);
 }
 
 // Only the creator makes the lock file, so that a container that is being removed cannot be locked anew.
-HostResult<UniqueFd> ContainerDir::lock() { return open_lock(0); }
+HostResult<UniqueFd> StateFiles::lock() { return open_lock(0); }
 
-HostResult<UniqueFd> ContainerDir::open_lock(int flags) {
+HostResult<UniqueFd> StateFiles::open_lock(int flags) {
   HostError gone = HostError{ENOENT, fmt::format("container \"{}\" does not exist", id_)};
-  UniqueFd fd(open((path_ + "/lock").c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW | flags, 0600));
+  const std::string lock = path(kLock);
+  UniqueFd fd(open(lock.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW | flags, 0600));
+  if (!fd && errno == EEXIST) return HostErr(HostError::plain(fmt::format("container with id exists: \"{}\"", id_)));
   if (!fd && (errno == ENOENT || errno == ENOTDIR)) return HostErr(gone);
-  if (!fd) return HostErr(HostError::from_errno(path_ + "/lock"));
+  if (!fd) return HostErr(HostError::from_errno(lock));
   while (flock(fd.get(), LOCK_EX) != 0)
-    if (errno != EINTR) return HostErr(HostError::from_errno("lock " + path_));
+    if (errno != EINTR) return HostErr(HostError::from_errno("lock " + lock));
   // Whoever held the lock before may have deleted the container.
   struct stat held {};
   if (fstat(fd.get(), &held) != 0 || held.st_nlink == 0) return HostErr(gone);
   return fd;
 }
 
-bool ContainerDir::exists() const {
+bool StateFiles::exists() const {
   struct stat st {};
-  return lstat(path_.c_str(), &st) == 0 && S_ISDIR(st.st_mode);
+  return lstat(path(kLock).c_str(), &st) == 0 && S_ISREG(st.st_mode);
 }
 
-HostResult<State> ContainerDir::load() const {
-  HostResult<std::string> text = read_small_file(path_ + "/state.json", kMaxStateSize);
+HostResult<State> StateFiles::load() const {
+  const std::string path = this->path(kState);
+  HostResult<std::string> text = read_small_file(path, kMaxStateSize);
   if (!text) {
     if (text.error().host_errno == ENOENT)
       return HostErr(HostError{ENOENT, fmt::format("container \"{}\" does not exist", id_)});
     return HostErr(std::move(text.error()));
   }
   HostResult<Json> json = base::parse_json(*text);
-  if (!json) return HostErr(std::move(json.error()).wrap(path_ + "/state.json"));
+  if (!json) return HostErr(std::move(json.error()).wrap(path));
   State s;
   std::string error, status;
   JsonReader r(*json, &error);
@@ -168,7 +165,7 @@ HostResult<State> ContainerDir::load() const {
   read_hooks(hooks, "startContainer", s.hooks.start_container);
   read_hooks(hooks, "poststart", s.hooks.poststart);
   read_hooks(hooks, "poststop", s.hooks.poststop);
-  if (!error.empty()) return HostErr(HostError::plain(path_ + "/state.json: " + error));
+  if (!error.empty()) return HostErr(HostError::plain(path + ": " + error));
   if (r.has("process")) {
     auto process = sentry::control::decode_process(r.object("process").node()->dump());
     if (process) s.process = std::move(*process);
@@ -176,7 +173,7 @@ HostResult<State> ContainerDir::load() const {
   return s;
 }
 
-HostResult<void> ContainerDir::save(const State& s) const {
+HostResult<void> StateFiles::save(const State& s) const {
   Json json = {
       {"id", s.id},
       {"ociVersion", s.oci_version},
@@ -196,7 +193,7 @@ HostResult<void> ContainerDir::save(const State& s) const {
       {"process", Json::parse(sentry::control::encode_process(s.process), nullptr, false)},
   };
   std::string text = base::dump_json(json);
-  std::string temporary = path_ + "/state.json.new";
+  const std::string path = this->path(kState), temporary = this->path(kNewState);
   UniqueFd fd(open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (!fd) return HostErr(HostError::from_errno(temporary));
   for (size_t done = 0; done < text.size();) {
@@ -205,49 +202,74 @@ HostResult<void> ContainerDir::save(const State& s) const {
     if (n < 0) return HostErr(HostError::from_errno(temporary));
     done += static_cast<size_t>(n);
   }
-  if (rename(temporary.c_str(), (path_ + "/state.json").c_str()) != 0)
-    return HostErr(HostError::from_errno("rename " + temporary));
+  fd.reset();
+  // An exchange: ext4 writes a file that replaces another one to the disk first, as it cannot know that nobody wants it to survive.
+  if (renameat2(AT_FDCWD, temporary.c_str(), AT_FDCWD, path.c_str(), RENAME_EXCHANGE) == 0) {
+    unlink(temporary.c_str());
+    return {};
+  }
+  if (rename(temporary.c_str(), path.c_str()) != 0) return HostErr(HostError::from_errno("rename " + temporary));
   return {};
 }
 
-void ContainerDir::remove() const {
+void StateFiles::remove() const {
   // The lock goes last: what an interrupted removal leaves can still be deleted by force.
-  for (const char* name : {"control.sock", "state.json.new", "state.json"}) unlink((path_ + "/" + name).c_str());
-  unlink((path_ + "/lock").c_str());
-  rmdir(path_.c_str());
+  for (const char* which : {kSocket, kNewState, kState, kLock}) unlink(path(which).c_str());
 }
 
-HostResult<UniqueFd> ContainerDir::listen() const {
-  UniqueFd dir_fd;
-  sockaddr_un address = TRY(control_address(path_, dir_fd));
+HostResult<UniqueFd> StateFiles::listen() const {
+  const std::string path = this->path(kSocket);
   UniqueFd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   if (!fd) return HostErr(HostError::from_errno("control socket"));
+  // Where the path is too long for an address, a short name first.
+  std::string name = path;
+  UniqueFd root;
+  if (!fits_address(path)) {
+    root.reset(open(root_.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+    if (!root) return HostErr(HostError::from_errno(root_));
+    name = fmt::format("/proc/self/fd/{}/.{}.sock", root.get(), getpid());
+  }
+  const sockaddr_un address = unix_address(name);
   mode_t old = umask(0177);
-  int bound = bind(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address);
+  int bound = bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address);
   int bind_errno = errno;
   umask(old);
-  if (bound != 0) return HostErr(HostError::from_errno("bind " + path_ + "/control.sock", bind_errno));
+  if (bound != 0) return HostErr(HostError::from_errno("bind " + path, bind_errno));
+  if (root && rename(name.c_str(), path.c_str()) != 0) {
+    const int rename_errno = errno;
+    unlink(name.c_str());
+    return HostErr(HostError::from_errno("rename to " + path, rename_errno));
+  }
   if (::listen(fd.get(), 128) != 0) return HostErr(HostError::from_errno("listen"));
   return fd;
 }
 
-HostResult<UniqueFd> ContainerDir::connect() const {
-  UniqueFd dir_fd;
-  sockaddr_un address = TRY(control_address(path_, dir_fd));
+HostResult<UniqueFd> StateFiles::connect() const {
+  std::string path = this->path(kSocket);
+  UniqueFd file;
+  if (!fits_address(path)) {
+    file.reset(open(path.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
+    if (!file) return HostErr(HostError::from_errno("connect to the sandbox"));
+    path = fmt::format("/proc/self/fd/{}", file.get());
+  }
+  const sockaddr_un address = unix_address(path);
   UniqueFd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   if (!fd) return HostErr(HostError::from_errno("control socket"));
-  while (::connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0)
+  while (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0)
     if (errno != EINTR) return HostErr(HostError::from_errno("connect to the sandbox"));
   return fd;
 }
 
 std::vector<std::string> list_ids(const std::string& root) {
+  const std::string suffix = std::string(".") + kLock;
   std::vector<std::string> out;
   DIR* dir = opendir(root.c_str());
   if (!dir) return out;
-  while (dirent* entry = readdir(dir)) {
+  while (const dirent* entry = readdir(dir)) {
     std::string name = entry->d_name;
-    auto container = ContainerDir::at(root, name);
+    if (!name.ends_with(suffix)) continue;
+    name.resize(name.size() - suffix.size());
+    auto container = StateFiles::at(root, name);
     if (container && container->exists()) out.push_back(std::move(name));
   }
   closedir(dir);

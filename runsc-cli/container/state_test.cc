@@ -41,19 +41,19 @@ State sample(const std::string& id) {
 }
 
 TEST_CASE("State: ids that could leave the directory are refused") {
-  for (const char* bad : {"", ".", "..", "a/b", "/", "a\n", "a b", "\xc3\xa4"}) CHECK_FALSE(ContainerDir::at("/r", bad).has_value());
-  CHECK_FALSE(ContainerDir::at("/r", std::string(129, 'a')).has_value());
-  for (const char* good : {"a", "A-b_c.d+1", "..."}) CHECK(ContainerDir::at("/r", good).has_value());
+  for (const char* bad : {"", ".", "..", "a/b", "/", "a\n", "a b", "\xc3\xa4"}) CHECK_FALSE(StateFiles::at("/r", bad).has_value());
+  CHECK_FALSE(StateFiles::at("/r", std::string(129, 'a')).has_value());
+  for (const char* good : {"a", "A-b_c.d+1", "..."}) CHECK(StateFiles::at("/r", good).has_value());
 }
 
 TEST_CASE("State: survives the round trip") {
   TempRoot root;
-  auto dir = ContainerDir::at(root.path + "/deep/er", "c");
-  auto lock = dir->create();
+  auto files = StateFiles::at(root.path + "/deep/er", "c");
+  auto lock = files->create();
   REQUIRE(lock.has_value());
-  CHECK_FALSE(dir->create().has_value());
-  REQUIRE(dir->save(sample("c")).has_value());
-  auto back = dir->load();
+  CHECK_FALSE(files->create().has_value());
+  REQUIRE(files->save(sample("c")).has_value());
+  auto back = files->load();
   REQUIRE(back.has_value());
   CHECK(back->hooks.poststop.at(0).timeout_sec == 3);
   CHECK(back->process.args == std::vector<std::string>{"x"});
@@ -61,25 +61,39 @@ TEST_CASE("State: survives the round trip") {
   back->pid_start_time += 1;  // another process with the same pid
   CHECK(current_status(*back) == Status::kStopped);
   CHECK(list_ids(root.path + "/deep/er") == std::vector<std::string>{"c"});
-  dir->remove();
-  CHECK_FALSE(dir->exists());
-  CHECK_FALSE(dir->lock().has_value());
+  files->remove();
+  CHECK_FALSE(files->exists());
+  CHECK_FALSE(files->lock().has_value());
   rmdir((root.path + "/deep/er").c_str());
   rmdir((root.path + "/deep").c_str());
 }
 
 TEST_CASE("State: a damaged file is an error and can be deleted by force") {
   TempRoot root;
-  auto dir = ContainerDir::at(root.path, "c");
-  REQUIRE(dir->create().has_value());
-  int fd = open((root.path + "/c/state.json").c_str(), O_CREAT | O_WRONLY, 0600);
+  auto files = StateFiles::at(root.path, "c");
+  REQUIRE(files->create().has_value());
+  int fd = open((root.path + "/c.json").c_str(), O_CREAT | O_WRONLY, 0600);
   REQUIRE(write(fd, "{\"id\":", 6) == 6);
   close(fd);
-  CHECK_FALSE(dir->load().has_value());
-  CHECK_FALSE(delete_container(*dir, Force::kNo).has_value());
-  CHECK(delete_container(*dir, Force::kYes).has_value());
-  CHECK_FALSE(dir->exists());
-  CHECK(delete_container(*dir, Force::kYes).has_value());
+  CHECK_FALSE(files->load().has_value());
+  CHECK_FALSE(delete_container(*files, Force::kNo).has_value());
+  CHECK(delete_container(*files, Force::kYes).has_value());
+  CHECK_FALSE(files->exists());
+  CHECK(delete_container(*files, Force::kYes).has_value());
+}
+
+TEST_CASE("State: a control socket with the longest id") {
+  TempRoot root;
+  for (const std::string& id : {std::string("c"), std::string(128, 'x')}) {
+    auto files = StateFiles::at(root.path, id);
+    REQUIRE(files->create().has_value());
+    auto listener = files->listen();
+    REQUIRE(listener.has_value());
+    CHECK(files->connect().has_value());
+    CHECK(list_ids(root.path) == std::vector<std::string>{id});
+    files->remove();
+    CHECK_FALSE(files->connect().has_value());
+  }
 }
 
 TEST_CASE("State: the OCI document") {
@@ -92,27 +106,27 @@ TEST_CASE("State: the OCI document") {
 
 TEST_CASE("State: readers never see a half-written file while others write") {
   TempRoot root;
-  auto dir = ContainerDir::at(root.path, "c");
-  REQUIRE(dir->create().has_value());
-  REQUIRE(dir->save(sample("c")).has_value());
+  auto files = StateFiles::at(root.path, "c");
+  REQUIRE(files->create().has_value());
+  REQUIRE(files->save(sample("c")).has_value());
   std::atomic<bool> stop{false};
   std::atomic<int> bad{0};
   std::vector<std::thread> readers;
   for (int i = 0; i < 3; ++i)
     readers.emplace_back([&] {
       while (!stop)
-        if (!dir->load()) ++bad;
+        if (!files->load()) ++bad;
     });
   for (int i = 0; i < 300; ++i) {
     State s = sample("c");
     s.bundle = std::string(static_cast<size_t>(i) * 50, 'x');
-    auto lock = dir->lock();
-    if (!lock || !dir->save(s)) ++bad;
+    auto lock = files->lock();
+    if (!lock || !files->save(s)) ++bad;
   }
   stop = true;
   for (auto& t : readers) t.join();
   CHECK(bad == 0);
-  dir->remove();
+  files->remove();
 }
 
 TEST_CASE("State: of many creators at once one wins, and waiters on a deleted container notice") {
@@ -122,22 +136,22 @@ TEST_CASE("State: of many creators at once one wins, and waiters on a deleted co
   std::vector<std::thread> threads;
   for (int i = 0; i < 8; ++i)
     threads.emplace_back([&] {
-      auto dir = ContainerDir::at(root.path, "c");
+      auto files = StateFiles::at(root.path, "c");
       for (int round = 0; round < 50; ++round) {
-        auto lock = dir->create();
-        if (!lock) lock = dir->lock();
+        auto lock = files->create();
+        if (!lock) lock = files->lock();
         if (!lock) continue;
         if (held.fetch_add(1) != 0) overlap = true;
         ++won;
         held.fetch_sub(1);
-        dir->remove();
+        files->remove();
       }
     });
   for (auto& t : threads) t.join();
   CHECK(won > 0);
   CHECK_FALSE(overlap);
-  auto dir = ContainerDir::at(root.path, "c");
-  CHECK_FALSE(dir->exists());
+  auto files = StateFiles::at(root.path, "c");
+  CHECK_FALSE(files->exists());
 }
 
 TEST_CASE("State: signals by name and number") {
