@@ -72,10 +72,12 @@ struct DescriptorLocks {
 // later, and then `any`; the sentry closes them before it looks at the table the next time, and clears a bit when the word is 0.
 //
 // One that is opened again before that goes on as it is: who clears its bit has it. `lowest_free` is by the sentry: all numbers below are
-// in use, but for those whose bit is set.
+// in use, but for those whose bit is set. Who duplicates what it opens finds a second descriptor there with its bit set.
 struct ClosedDescriptors {
   uint32_t any;
   uint32_t lowest_free;
+  uint32_t duplicated;  // by the stub: how often such a one was opened again as a duplicate; a hint
+  uint32_t pad;
   uint64_t bits[kDescriptors / 64];
 };
 

@@ -184,6 +184,30 @@ void FdTable::set_lowest_free_locked(int32_t fd) {
     __atomic_store_n(&closed->lowest_free, static_cast<uint32_t>(std::min(fd, limit_)), __ATOMIC_SEQ_CST);
 }
 
+void FdTable::note_duplicate() {
+  base::MutexLock lock(mu_);
+  duplicates_ = std::min(duplicates_ + 1, kMostDuplicates);
+}
+
+// `duplicated` is the stub's word: good enough for a guess.
+void FdTable::add_closed_duplicate(abi::Fd fd, const RefPtr<FileDescription>& directory, uint64_t limit) {
+  base::MutexLock lock(mu_);
+  in_place::ClosedDescriptors* closed = closed_.load(std::memory_order_relaxed);
+  if (duplicates_ < kWorthDuplicating || !view_ || !closed || !is_at_locked(fd, *directory) || !view_->knows(fd.value()) || !directory->closes_later()) return;
+  const uint32_t duplicated = __atomic_load_n(&closed->duplicated, __ATOMIC_RELAXED);
+  duplicates_ = duplicated == duplicated_before_ ? duplicates_ - 1 : std::min(duplicates_ + 1, kMostDuplicates);
+  duplicated_before_ = duplicated;
+  const Result<int32_t> second = reserve_locked(0, limit);
+  if (!second || static_cast<uint32_t>(*second) >= in_place::kDescriptors) {
+    if (second) note_free_locked(*second);
+    return;
+  }
+  // Closed before it is seen.
+  in_place::set_bit(closed->bits, static_cast<uint32_t>(*second));
+  __atomic_store_n(&closed->any, 1u, __ATOMIC_SEQ_CST);
+  exchange_locked(static_cast<size_t>(*second), Entry{directory, entries_[index_of(fd)].close_on_exec});
+}
+
 void FdTable::set_limit(uint64_t limit) {
   settle();
   base::MutexLock lock(mu_);

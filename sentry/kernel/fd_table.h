@@ -70,6 +70,10 @@ class FdTable final : public base::RefCounted {
   void show_description(mm::MemoryManager& mm, abi::Fd fd, vfs::FileDescription& file, MakeView make = MakeView::kNo);
   // The places where the stub moves the position of `file` (vfs/file_places.h), which the stub knows; null where it does not.
   base::RefPtr<vfs::FilePlaces> lend(mm::MemoryManager& mm, abi::Fd fd, vfs::FileDescription& file, memory::MemoryFile& memory);
+  // A directory was duplicated by a call that came to the sentry. Where that happens to those that are opened, one that was opened as `fd` gets a
+  // second descriptor that is closed as if in place: the stub opens it again as the duplicate, or it goes with the next call.
+  void note_duplicate();
+  void add_closed_duplicate(abi::Fd fd, const base::RefPtr<vfs::FileDescription>& directory, uint64_t limit);
   // RLIMIT_NOFILE was set: a stub opens nothing again that is beyond it.
   void set_limit(uint64_t limit);
   // Closes what a stub closed in place. Any thread.
@@ -99,6 +103,10 @@ class FdTable final : public base::RefCounted {
   std::unique_ptr<DescriptorView> view_ GUARDED_BY(mu_);
   bool no_view_ GUARDED_BY(mu_) = false;
   int32_t limit_ GUARDED_BY(mu_) = kMaxFds;  // as it was last set
+  // Of the last directories that were opened, how many were duplicated: up to kMostDuplicates.
+  static constexpr uint32_t kWorthDuplicating = 4, kMostDuplicates = 16;
+  uint32_t duplicates_ GUARDED_BY(mu_) = 0;
+  uint32_t duplicated_before_ GUARDED_BY(mu_) = 0;  // ClosedDescriptors::duplicated when the last second descriptor was made
   std::atomic<vfs::in_place::ClosedDescriptors*> closed_{nullptr};  // the view's; hostile
 };
 

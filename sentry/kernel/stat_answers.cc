@@ -146,6 +146,7 @@ void StatAnswers::judge_locked() {
 size_t StatAnswers::window(uint64_t directory, Asked asked, std::string_view name) {
   constexpr size_t kFirst = 16;
   constexpr uint32_t kRetry = 32;
+  constexpr uint32_t kScattered = 128;  // by then most of a directory whose names have room in the table is there
   base::MutexLock lock(mu_);
   judge_locked();
   if (asked == Asked::kListing && trust_ != Trust::kFull) return 0;
@@ -157,9 +158,12 @@ size_t StatAnswers::window(uint64_t directory, Asked asked, std::string_view nam
     return kFirst;
   }
   if (before == 0 && trust_ != Trust::kFull) return 0;
-  // More each time, where they are asked for in the order of the listing.
-  d.grown = before != 0 && d.next == std::hash<std::string_view>{}(name) ? std::min<uint32_t>(d.grown + 1, 4) : 0;
-  return kFirst << d.grown;
+  // More each time, where they are asked for in the order of the listing. In another order (fts(3) sorts large directories by inode) what
+  // is put ahead in a large one has been replaced before it is asked for.
+  const bool follows = before != 0 && d.next == std::hash<std::string_view>{}(name);
+  d.grown = follows ? std::min<uint32_t>(d.grown + 1, 4) : 0;
+  d.scattered = follows ? 0 : d.scattered + 1;
+  return d.scattered > kScattered ? 0 : kFirst << d.grown;
 }
 
 void StatAnswers::count_ahead(uint64_t directory, size_t n, std::string_view next) {

@@ -62,6 +62,7 @@ class StatAnswers final : public base::RefCounted {
     uint64_t key = 0;
     uint64_t next = 0;  // hash of the name that comes behind what was put ahead
     uint32_t asked = 0, grown = 0;
+    uint32_t scattered = 0;  // times in a row that another name than `next` was asked for
   };
   static constexpr size_t kDirectories = 64;
   const base::RefPtr<vfs::InPlaceMemory> memory_;

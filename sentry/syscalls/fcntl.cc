@@ -111,6 +111,7 @@ Result<void> set_lock(Task& task, Fd fd, FileDescription& file, UserInOut<UserFl
 Result<int64_t> duplicate(Task& task, RefPtr<FileDescription> file, uint64_t min, bool close_on_exec) {
   const uint64_t limit = task.rlimit(creds::Resource::kNOFILE).soft;
   if (min >= limit || min > INT32_MAX) return err(kEINVAL);
+  if (file->inode().is_dir()) task.fds().note_duplicate();
   return TRY(task.fds().install(std::move(file), close_on_exec, limit, static_cast<int32_t>(min))).value();
 }
 

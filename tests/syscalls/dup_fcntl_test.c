@@ -91,3 +91,62 @@ TEST(lease_and_seals_of_ordinary_files) {
   int seals = fcntl(fd, F_GET_SEALS);
   EXPECT_TRUE(seals == -1 ? errno == EINVAL : seals == F_SEAL_SEAL);  // a tmpfs file answers F_SEAL_SEAL
 }
+// As fts(3) walks a tree: a duplicate to list from, and one back to the number that it closed.
+TEST(directories_that_are_duplicated_when_opened) {
+  OK(mkdir("d", 0700));
+  OK(close(OK(open("d/f", O_CREAT | O_WRONLY, 0600))));
+  const int base = OK(open("d", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  struct stat st;
+  char entries[1024];
+  for (int i = 0; i < 40; i++) {
+    const int fd = OK(openat(base, ".", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+    EXPECT_EQ(fd, base + 1);
+    EXPECT_ERR(fstat(fd + 1, &st), EBADF);
+    EXPECT_ERR(fcntl(fd + 1, F_GETFD), EBADF);
+    EXPECT_ERR(openat(fd + 1, "f", O_RDONLY), EBADF);
+    if (i % 8 == 7) {  // not this time
+      EXPECT_EQ(OK(open("d/f", O_RDONLY)), fd + 1);
+      EXPECT_EQ(OK(fcntl(fd, F_DUPFD_CLOEXEC, 3)), fd + 2);
+      OK(close(fd + 1));
+      OK(close(fd + 2));
+    } else if (i % 8 == 5) {  // other numbers, and one that stays over exec
+      EXPECT_EQ(OK(fcntl(fd, F_DUPFD_CLOEXEC, fd + 3)), fd + 3);
+      EXPECT_EQ(OK(fcntl(fd, F_DUPFD, 0)), fd + 1);
+      EXPECT_EQ(OK(fcntl(fd + 1, F_GETFD)), 0);
+      EXPECT_EQ(OK(fcntl(fd + 3, F_GETFD)), FD_CLOEXEC);
+      OK(close(fd + 1));
+      OK(close(fd + 3));
+    } else {
+      EXPECT_EQ(OK(fcntl(fd, F_DUPFD_CLOEXEC, 3)), fd + 1);
+      EXPECT_EQ(OK(fcntl(fd + 1, F_GETFD)), FD_CLOEXEC);
+      EXPECT_GT(syscall(SYS_getdents64, fd, entries, sizeof entries), 0);
+      EXPECT_EQ(syscall(SYS_getdents64, fd + 1, entries, sizeof entries), 0);  // one position
+      OK(close(fd));
+      EXPECT_ERR(fcntl(fd, F_GETFD), EBADF);
+      EXPECT_EQ(OK(fcntl(fd + 1, F_DUPFD_CLOEXEC, 0)), fd);
+      OK(fstatat(fd + 1, "f", &st, 0));
+      OK(lseek(fd, 0, SEEK_SET));
+      EXPECT_GT(syscall(SYS_getdents64, fd + 1, entries, sizeof entries), 0);
+      OK(close(fd + 1));
+      EXPECT_ERR(fstat(fd + 1, &st), EBADF);
+    }
+    OK(close(fd));
+  }
+  EXPECT_ERR(fcntl(base, F_DUPFD, 1 << 20), EINVAL);
+  OK(close(base));
+}
+TEST(duplicates_below_a_limit) {
+  OK(mkdir("d", 0700));
+  struct rlimit old, few;
+  OK(getrlimit(RLIMIT_NOFILE, &old));
+  for (int i = 0; i < 12; i++) {
+    const int fd = OK(open("d", O_RDONLY | O_DIRECTORY));
+    few = old;
+    few.rlim_cur = (rlim_t)fd + 1;
+    if (i >= 8) OK(setrlimit(RLIMIT_NOFILE, &few));
+    if (i >= 8) EXPECT_ERR(fcntl(fd, F_DUPFD, 0), EMFILE);
+    else OK(close(OK(fcntl(fd, F_DUPFD, 0))));
+    OK(setrlimit(RLIMIT_NOFILE, &old));
+    OK(close(fd));
+  }
+}
