@@ -68,8 +68,9 @@ const std::vector<base::SeccompRule>& stub_rules() {
 std::vector<base::SeccompRule> zygote_rules(ZygoteKey key) {
   const auto with = [](uint32_t half, uint64_t value) { return uint64_t{half} << 32 | value; };
   return {
-      {SYS_mmap, "the zygote maps control memory for the next stub",
-       {{2, ~uint64_t{PROT_READ | PROT_WRITE}, with(key.first, 0)}, {3, kAll, with(key.second, MAP_SHARED | MAP_FIXED)}}},
+      {SYS_mmap, "the zygote maps control memory for the next stub, and that what it starts with",
+       {{2, ~uint64_t{PROT_READ | PROT_WRITE | PROT_EXEC}, with(key.first, 0)},
+        {3, ~uint64_t{MAP_POPULATE}, with(key.second, MAP_SHARED | MAP_FIXED)}}},
   };
 }
 

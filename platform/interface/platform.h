@@ -189,6 +189,13 @@ class AddressSpace {
   virtual void interrupt_running() = 0;
   // The host side is gone, although nobody here ended it: see Platform::set_death_listener(). Any thread.
   virtual bool is_dead() const { return false; }
+  // `reached` becomes true, at some time after the address space was destroyed, when nothing is left on the host that could map anything for
+  // it: no guest maps a page then that was mapped only here. Null: nobody can tell.
+  struct HostEnd {
+    base::RefPtr<base::RefCounted> owner;  // of `reached`
+    const std::atomic<bool>* reached = nullptr;
+  };
+  virtual HostEnd host_end() const { return {}; }
   // A thread begins (+1) or ends (-1) to wait on the process-private futex word at `address`; begun before the word is
   // compared. With it a platform can answer a wake that finds nobody. Atomic, any thread, no lock.
   virtual void count_futex_waiter(abi::Addr address, int delta) { (void)address, (void)delta; }

@@ -190,6 +190,7 @@ bool SystrapAddressSpace::publish(bool& asks) {
     ++published;
   }
   published_.store(published, std::memory_order_release);
+  is_new_ = false;
   queue_.erase(queue_.begin(), queue_.begin() + static_cast<ptrdiff_t>(n));
   if (!queue_.empty()) return false;
   dirty_.store(false, std::memory_order_release);
@@ -222,7 +223,7 @@ void SystrapAddressSpace::place_file(QueuedOp& queued) {
 bool SystrapAddressSpace::expect(const QueuedOp& queued, uint64_t sequence) {
   const HostOp& op = queued.op;
   const bool install = op.flags & kInstall;
-  if (op.kind != kOpMap || (queued.file && !install)) return false;
+  if (op.kind != kOpMap || ((queued.file || is_new_) && !install)) return false;
   HostCall call;
   call.nr = SYS_mmap;
   call.sequence = sequence;
@@ -320,6 +321,7 @@ void SystrapAddressSpace::kill_if_condemned() {
 // A stopped thread of the process makes the new one: the caller of clone(2) is such a thread. EAGAIN when all run.
 base::Result<StubThread> SystrapAddressSpace::clone_thread() {
   if (next_slot_ >= kMaxThreads) return base::err(abi::Errno::kEAGAIN);
+  is_new_ = false;
   SystrapContext* commander = nullptr;
   for (SystrapContext* context : contexts_) {
     uint32_t stopped = SystrapContext::kStopped;

@@ -39,12 +39,14 @@ class ControlMemory {
   void free_unit(uint64_t offset);
 
  private:
+  bool clear_unit(uint64_t offset);
   static constexpr uint64_t kSize = uint64_t{4} << 30;
   base::UniqueFd fd_, fd_ro_;
   char* base_ = nullptr;
   base::Mutex mu_{base::LockRank::kLeaf};
   uint64_t next_ GUARDED_BY(mu_) = kUnitsFileOffset;
   std::vector<uint64_t> free_ GUARDED_BY(mu_);
+  std::vector<uint64_t> clean_ GUARDED_BY(mu_);  // with pages, full of zeros
 };
 
 }  // namespace platform::systrap

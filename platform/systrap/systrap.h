@@ -45,6 +45,7 @@ class SystrapAddressSpace final : public AddressSpace {
   void protect(abi::AddrRange range, abi::Prot prot) override;
   void interrupt_running() override;
   bool is_dead() const override { return process_->dead.load(std::memory_order_acquire); }
+  HostEnd host_end() const override { return {process_, &process_->dead}; }
   void count_futex_waiter(abi::Addr address, int delta) override;
   bool has_in_place_io() const override { return true; }
   void set_descriptor(uint32_t fd, uint64_t word) override;
@@ -65,10 +66,10 @@ class SystrapAddressSpace final : public AddressSpace {
   };
   void push(const HostOp& op, const base::RefPtr<base::SharedFd>& file = nullptr) REQUIRES(mu_);
   void note_drops() REQUIRES(mu_);
-  // Moves queued operations into the ring; true when all fit. `asks`: the validator will be asked for one of them.
+  // Moves queued operations into the ring; true when all fit. `asks`: the validator will be asked for one of them. A thread runs next.
   bool publish(bool& asks);
   void place_file(QueuedOp& queued) REQUIRES(mu_);
-  bool expect(const QueuedOp& queued, uint64_t sequence);  // false: the filter lets it pass
+  bool expect(const QueuedOp& queued, uint64_t sequence) REQUIRES(mu_);  // false: the filter lets it pass
   base::Result<StubThread> take_thread();
   base::Result<StubThread> clone_thread() REQUIRES(mu_);
   void use_slow_trampolines();
@@ -82,11 +83,13 @@ class SystrapAddressSpace final : public AddressSpace {
   HostOp* const ring_;
   ProcessShared* const shared_;  // hostile
   const uint32_t waiting_word_;
-  std::atomic<bool> dirty_{false};
+  std::atomic<bool> dirty_{true};  // something is queued, or no thread ran yet
 
   base::Mutex mu_{base::LockRank::kPlatform};
   std::vector<QueuedOp> queue_ GUARDED_BY(mu_);
   std::atomic<uint64_t> published_{0};  // written under mu_
+  // The stub has run no guest code: what is published until its first thread runs, or makes another one, it maps without asking.
+  bool is_new_ GUARDED_BY(mu_) = true;
   uint32_t drops_seen_ GUARDED_BY(mu_) = 0;
   IntervalSet mapped_ GUARDED_BY(mu_);  // a superset of what the stub has
   std::vector<StubThread> parked_ GUARDED_BY(mu_);

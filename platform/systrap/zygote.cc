@@ -26,7 +26,6 @@ namespace platform::systrap {
 namespace {
 
 constexpr uint64_t kBoardFilter = 0x1000;  // where the BPF program is in the zygote's unit
-constexpr uint64_t kBoardBoot = 0x3000;
 
 uint64_t random_below(uint64_t limit) {
   uint64_t value = 0;

@@ -98,6 +98,7 @@ Result<void> copy_state(Task& task, Task& child, const CloneArgs& args) {
   if (!(args.flags & kCLONE_VM) || (args.flags & kCLONE_VFORK)) to.altstack = from.altstack;
   to.timer_slack_ns.store(from.timer_slack_ns.load());
   to.in_place_ok = from.in_place_ok;
+  to.action_calls = from.actions_shown ? Task::Private::kWorthShowing - 1 : from.action_calls;
   if (from.seccomp_mode.load() != 0) {
     RefPtr<SeccompFilter> filter = from.seccomp.with([](auto& f) { return f; });
     to.seccomp.with([&](auto& f) { f = filter; });

@@ -121,13 +121,12 @@ void take_mask(Task& task) {
 }
 
 void show_signal_actions(Task& task, int32_t signo) {
-  constexpr uint8_t kWorth = 6;
   const auto for_platform = [](const SigAction& a) { return platform::SignalAction{a.handler, a.flags, a.restorer, a.mask.bits}; };
   Task::Private& p = task.priv();
   ThreadGroup& group = task.thread_group();
   RefPtr<SignalHandlers> handlers = group.signal_handlers();
   if (p.actions_shown) return p.context->set_signal_action(signo, for_platform(handlers->get(signo)));
-  if (++p.action_calls < kWorth) return;
+  if (++p.action_calls < Task::Private::kWorthShowing) return;
   p.action_calls = 0;
   if (group.thread_count() != 1 || handlers->ref_count_for_debug() > 2) return;  // ours and the group's
   platform::SignalActions shown;

@@ -38,11 +38,18 @@ constexpr size_t kMaxChunks = 24000;
 // Freed ranges wait until they are worth a host call: nobody can reach them any more.
 constexpr uint64_t kPendingBytes = 4 << 20;
 constexpr size_t kPendingRanges = 512;
+constexpr uint64_t kSpareBytes = 512 << 10;
 
 struct Chunk {
   uint8_t* data = nullptr;
   uint32_t* counts = nullptr;  // one per page
   uint64_t live = 0;           // pages with a count above zero
+};
+
+struct Spare {
+  FileRange range;
+  base::RefPtr<base::RefCounted> owner;
+  const std::atomic<bool>* gone = nullptr;  // null: it is long known
 };
 
 struct Leaf {
@@ -92,6 +99,8 @@ struct MemoryFile::Impl {
   size_t chunks GUARDED_BY(mu) = 0;
   std::vector<FileRange> pending GUARDED_BY(mu);
   uint64_t pending_bytes GUARDED_BY(mu) = 0;
+  std::vector<Spare> spares GUARDED_BY(mu);  // oldest first
+  uint64_t spare_bytes GUARDED_BY(mu) = 0;
 };
 
 MemoryFile::Impl::~Impl() {
@@ -353,6 +362,80 @@ void MemoryFile::clear(FileRange range) {
   }
 }
 
+void MemoryFile::give_spare(FileRange range, base::RefPtr<base::RefCounted> owner, const std::atomic<bool>& gone) {
+  constexpr uint64_t kLeast = 4 * kPageSize, kMost = kSpareBytes / 2;
+  uint8_t there[kMost / kPageSize];
+  if (range.length < kLeast || range.length > kMost || !is_unique(range)) return drop_ref(range);
+  const uint64_t pages = range.length / kPageSize;
+  resident(range, {there, pages});
+  for (uint64_t i = 0; i < pages;) {
+    uint64_t end = i;
+    while (end < pages && (there[end] & 1) == (there[i] & 1)) ++end;
+    const FileRange run{range.offset + i * kPageSize, (end - i) * kPageSize};
+    std::vector<Spare> old;
+    bool kept = (there[i] & 1) != 0 && run.length >= kLeast;
+    if (kept) {
+      base::MutexLock lock(impl_->mu);
+      Impl& m = *impl_;
+      kept = m.limit == 0 || m.total + kSpareBytes < m.limit;
+      if (kept) {
+        m.spares.push_back({run, owner, &gone});
+        m.spare_bytes += run.length;
+      }
+      while (m.spare_bytes > kSpareBytes) {
+        m.spare_bytes -= m.spares.front().range.length;
+        old.push_back(std::move(m.spares.front()));
+        m.spares.erase(m.spares.begin());
+      }
+    }
+    if (!kept) drop_ref(run);
+    for (const Spare& spare : old) drop_ref(spare.range);
+    i = end;
+  }
+}
+
+FileRange MemoryFile::take_spare() {
+  Impl& m = *impl_;
+  Spare best;
+  base::MutexLock lock(m.mu);
+  const auto is_free = [](const Spare& s) { return !s.gone || s.gone->load(std::memory_order_acquire); };
+  auto found = m.spares.end();
+  for (auto it = m.spares.begin(); it != m.spares.end(); ++it)
+    if ((found == m.spares.end() || it->range.length > found->range.length) && is_free(*it)) found = it;
+  if (found == m.spares.end()) return {};
+  best = std::move(*found);
+  m.spares.erase(found);
+  m.spare_bytes -= best.range.length;
+  return best.range;
+}
+
+void MemoryFile::give_back_spare(FileRange range) {
+  if (range.length == 0) return;
+  base::MutexLock lock(impl_->mu);
+  impl_->spares.insert(impl_->spares.begin(), {range, nullptr, nullptr});
+  impl_->spare_bytes += range.length;
+}
+
+void MemoryFile::drop_spares() {
+  std::vector<Spare> all;
+  {
+    base::MutexLock lock(impl_->mu);
+    all.swap(impl_->spares);
+    impl_->spare_bytes = 0;
+  }
+  for (const Spare& spare : all) drop_ref(spare.range);
+}
+
+void MemoryFile::overwrite(uint64_t to, uint64_t from, uint64_t length) {
+  while (length != 0) {
+    const std::span<uint8_t> src = bytes(from, length), dst = bytes(to, src.size());
+    __builtin_memcpy(dst.data(), src.data(), dst.size());
+    to += dst.size();
+    from += dst.size();
+    length -= dst.size();
+  }
+}
+
 void MemoryFile::populate(FileRange range) {
   for (uint64_t at = range.offset; at < range.end();) {
     std::span<uint8_t> view = bytes(at, range.end() - at);
@@ -398,6 +481,7 @@ void MemoryFile::account_free(uint64_t length, MemoryKind kind) {
 }
 
 void MemoryFile::flush() {
+  drop_spares();
   std::vector<FileRange> punch;
   {
     base::MutexLock lock(impl_->mu);

@@ -2,7 +2,7 @@
 // MemoryFile: the one memfd of a sandbox that holds all guest memory, page caches and tmpfs data, with a reference
 // count per page.
 //
-// Offsets are handed out in increasing order and never reused: freeing a page punches a hole, which returns the memory
+// Offsets are handed out in increasing order and not reused (but for spares, see there): freeing a page punches a hole, which returns the memory
 // to the host and zaps it from every page table. A stub process that ignored an unmap would then see fresh zero
 // pages that belong to nobody. (8 EiB of offsets last for decades.) The sentry maps the file in large chunks on demand.
 //
@@ -18,6 +18,7 @@
 #include "abi/types/types.h"
 #include "base/core/result.h"
 #include "base/host/unique_fd.h"
+#include "base/ref/ref.h"
 #include "base/sync/mutex.h"
 #include "sentry/memory/host_files.h"
 
@@ -68,6 +69,16 @@ class MemoryFile {
   void store(uint64_t to, const uint8_t* src, uint64_t length);
   // Overwrites pages with zeros and keeps them in memory.
   void clear(FileRange range);
+  // Spares: pages of an address space that has ended and that nobody else ever mapped. When the host has taken its mappings away they may serve
+  // anybody, who overwrites them: making and freeing a page costs the host several times as much (docs/decisions/0044).
+  // Takes over the one reference on each page. `gone` (owned by `owner`): the mappings are.
+  void give_spare(FileRange range, base::RefPtr<base::RefCounted> owner, const std::atomic<bool>& gone);
+  // The longest one, with one reference on each page: all in memory, full of what somebody had there. Empty: none.
+  FileRange take_spare();
+  // What is left of it.
+  void give_back_spare(FileRange range);
+  // Copies pages into others that are in memory.
+  void overwrite(uint64_t to, uint64_t from, uint64_t length);
   // Allocates host memory behind fresh pages and maps it into the sentry with one call.
   void populate(FileRange range);
   // One byte per page: bit 0 tells whether the host holds memory for it (a page without reads as zeros).
@@ -89,6 +100,7 @@ class MemoryFile {
  private:
   MemoryFile();
   void decommit_all(std::vector<FileRange>& ranges);  // not empty; any order
+  void drop_spares();
   struct Impl;
   base::UniqueFd fd_, fd_ro_;
   HostFiles host_files_;

@@ -85,7 +85,9 @@ struct MemoryManager::Impl {
   std::optional<FileRange> take_recycled_active(uint64_t length);
 
   void share_pieces_with(Impl& child);  // fork
-  bool copy_for_child(const Piece& p, Impl& child, uint64_t& budget);
+  struct CopyRoom;
+  bool copy_for_child(const Piece& p, Impl& child, CopyRoom& room);
+  void leave_spares(const base::RefPtr<base::RefCounted>& owner, const std::atomic<bool>& gone);
 
   // ---- faults (fault.cc)
   enum class Want : uint8_t { kRead, kWrite, kForceWrite };

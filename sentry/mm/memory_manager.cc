@@ -16,7 +16,7 @@ using Impl = MemoryManager::Impl;
 namespace {
 
 constexpr uint64_t kForkCopyPages = 64;  // copied by one fork at most
-constexpr int kForkMapped = 10;          // pieces that a child has mapped from the start
+constexpr int kForkMapped = 20;          // pieces that a child has mapped from the start
 constexpr int kForkHostFiles = 16;       // likewise, of host files, whose mapping costs little
 constexpr uint64_t kRandomPages = uint64_t{1} << 20;  // 4 GiB of randomness for mmap_base
 constexpr uint64_t kStackRoom = uint64_t{1} << 30;    // from the top of the address space to mmap_base, at least
@@ -38,8 +38,10 @@ Impl::~Impl() {
   invalidator->detach();
   for (auto& [start, vma] : vmas) detach_object(vma);
   // The guest's view goes before the pages do.
+  const platform::AddressSpace::HostEnd end = space->host_end();
   space.reset();
   family->live.fetch_sub(1, std::memory_order_acq_rel);
+  if (end.reached) leave_spares(end.owner, *end.reached);
   for (const Piece& p : pieces.v) file.drop_ref(p.file_range());
   for (const Retired& r : retired) file.drop_ref(r.range);
   for (FileRange r : recycled) file.drop_ref(r);
@@ -129,30 +131,73 @@ base::Result<base::RefPtr<MemoryManager>> MemoryManager::fork() {
   return child;
 }
 
+// What may be copied for a child of fork, and where to.
+struct Impl::CopyRoom {
+  explicit CopyRoom(memory::MemoryFile& f) : file(f), spare(f.take_spare()) {}
+  ~CopyRoom() { file.give_back_spare(spare); }
+  CopyRoom(const CopyRoom&) = delete;
+  CopyRoom& operator=(const CopyRoom&) = delete;
+
+  memory::MemoryFile& file;
+  FileRange spare;
+  uint64_t budget = kForkCopyPages;
+};
+
 // Writable memory of which little is in use (stack, data of a small program) is copied at once: two page faults cost
 // more than a few pages. False: share it.
-bool Impl::copy_for_child(const Piece& p, Impl& c, uint64_t& budget) {
+bool Impl::copy_for_child(const Piece& p, Impl& c, CopyRoom& room) {
   constexpr uint64_t kMost = 512, kWorth = 12;
   uint64_t pages = p.length() / kPageSize;
-  if (!p.has(kAnon) || p.has(kCow) || !p.has(kGuestWrite) || pages > kMost || budget == 0) return false;
+  if (!p.has(kAnon) || p.has(kCow) || !p.has(kGuestWrite) || pages > kMost || room.budget == 0) return false;
   uint8_t resident[kMost];
   file.resident(p.file_range(), {resident, pages});
   uint64_t used = 0;
   for (uint64_t i = 0; i < pages; ++i) used += resident[i] & 1;
-  if (used > std::min(kWorth, budget)) return false;
-  auto to = file.allocate(p.length(), memory::MemoryKind::kAnonymous);
-  if (!to) return false;
-  budget -= used;
+  if (used > std::min(kWorth, room.budget)) return false;
+  // Where most of it is in use the rest may become real.
+  const bool on_spare = 2 * used >= pages && p.length() <= room.spare.length;
+  FileRange to{room.spare.offset, p.length()};
+  if (on_spare) {
+    room.spare = {to.end(), room.spare.length - to.length};
+  } else {
+    auto fresh = file.allocate(p.length(), memory::MemoryKind::kAnonymous);
+    if (!fresh) return false;
+    to = *fresh;
+  }
+  room.budget -= used;
   for (uint64_t i = 0; i < pages;) {
     uint64_t end = i;
-    while (end < pages && (resident[end] & 1) != 0) ++end;
-    if (end > i) file.copy(to->offset + i * kPageSize, p.offset + i * kPageSize, (end - i) * kPageSize);
-    i = end + 1;
+    while (end < pages && (resident[end] & 1) == (resident[i] & 1)) ++end;
+    const uint64_t at = i * kPageSize, length = (end - i) * kPageSize;
+    if ((resident[i] & 1) == 0) {
+      if (on_spare) file.clear({to.offset + at, length});
+    } else if (on_spare) {
+      file.overwrite(to.offset + at, p.offset + at, length);
+    } else {
+      file.copy(to.offset + at, p.offset + at, length);
+    }
+    i = end;
   }
-  Piece copy{p.start, p.end, to->offset, static_cast<uint16_t>(p.flags & ~(kHostBits | kMapped | kMappedRw))};
-  if (p.has(kMapped) && used != 0) c.map_piece_active(copy);
+  Piece copy{p.start, p.end, to.offset, static_cast<uint16_t>(p.flags & ~(kHostBits | kMapped | kMappedRw | kSeen))};
+  if (p.has(kMapped) && used != 0) c.map_piece_active(copy, on_spare || used == pages ? Pages::kPresent : Pages::kMaybe);
   c.pieces.v.push_back(copy);
   return true;
+}
+
+// Pages that nobody but this address space ever had may serve others when its mappings are gone. At its end.
+void Impl::leave_spares(const base::RefPtr<base::RefCounted>& owner, const std::atomic<bool>& gone) {
+  std::vector<FileRange> own;
+  std::erase_if(pieces.v, [&](const Piece& p) {
+    if (!p.has(kAnon) || (p.flags & (kCow | kShared | kSeen)) != 0) return false;
+    own.push_back(p.file_range());
+    return true;
+  });
+  std::sort(own.begin(), own.end(), [](FileRange a, FileRange b) { return a.offset < b.offset; });
+  for (size_t i = 0; i < own.size();) {
+    FileRange range = own[i];
+    for (++i; i < own.size() && own[i].offset == range.end(); ++i) range.length += own[i].length;
+    file.give_spare(range, owner, gone);
+  }
 }
 
 namespace {
@@ -171,7 +216,7 @@ void Impl::share_pieces_with(Impl& c) {
   uint64_t run_start = 0, run_end = 0;
   uint16_t run_prot = 0;
   bool protected_any = false;
-  uint64_t budget = kForkCopyPages;
+  CopyRoom copies(file);
   int eager = kForkMapped, eager_host_files = kForkHostFiles;
   auto flush = [&] {
     if (run_end != 0) {
@@ -182,11 +227,21 @@ void Impl::share_pieces_with(Impl& c) {
   };
   c.pieces.v.reserve(pieces.v.size());
   auto vma = vmas.begin();
+  // Of a program or library: what else is mapped of it lies beside it.
+  const auto is_image = [&] {
+    if (vma->second.prot.exec) return true;
+    const auto next = std::next(vma);
+    if (next != vmas.end() && next->second.prot.exec && next->second.object == vma->second.object) return true;
+    if (vma == vmas.begin()) return false;
+    const auto before = std::prev(vma);
+    return before->second.prot.exec && before->second.object == vma->second.object;
+  };
   for (Piece& p : pieces.v) {
     while (vma != vmas.end() && vma->second.end <= p.start) ++vma;
     bool inherit = vma != vmas.end() && !vma->second.dont_fork && !vma->second.wipe_on_fork;
     if (!inherit) continue;
-    if (copy_for_child(p, c, budget)) continue;
+    if (copy_for_child(p, c, copies)) continue;
+    if (p.has(kAnon)) p.flags |= kSeen;
     if (!p.has(kShared) && !p.has(kCow)) {
       p.flags |= kCow;
       if (p.has(kHostWrite)) {
@@ -205,7 +260,7 @@ void Impl::share_pieces_with(Impl& c) {
     copy.flags = static_cast<uint16_t>(copy.flags & ~(kHostBits | kMapped | kMappedRw));
     const bool of_host = memory::HostFiles::holds(p.offset);
     int& room = of_host ? eager_host_files : eager;
-    if (p.has(kMapped) && room > 0 && (of_host || is_used_at_once(p))) {
+    if (p.has(kMapped) && room > 0 && (of_host ? is_image() : is_used_at_once(p))) {
       c.map_piece_active(copy);
       --room;
     }

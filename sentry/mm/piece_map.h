@@ -24,6 +24,7 @@ enum PieceFlag : uint16_t {
   kShared = 1024,   // of a shared mapping
   kNotified = 2048, // the shared object knows that the pages are written
   kPatched = 4096,  // a patched copy of text
+  kSeen = 8192,     // another address space has had the pages, and may have them mapped for a while even if it is dead
 };
 inline constexpr uint16_t kGuestBits = kGuestRead | kGuestWrite | kGuestExec;
 inline constexpr uint16_t kHostBits = kHostRead | kHostWrite | kHostExec;

@@ -95,7 +95,8 @@ MAYBE void witness_body(void) {
 }
 MAYBE pid_t start_witness(void) {
   board = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-  bait = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  // With room on both sides: what is attacked adds a length to it, and the board may be its neighbour.
+  bait = (char *)mmap(NULL, 17 * 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0) + 8 * 4096;
   pid_t pid = OK(fork());
   if (!pid) witness_body();
   return pid;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // fork, vfork, clone, clone3, exit, the wait family, process groups, sessions, orphans.
+#include <sys/mman.h>
 #include "kit.h"
 
 #include <linux/sched.h>
@@ -31,6 +32,34 @@ TEST(many_forks) {
     if (!pid) _exit(i & 0x7f);
     ASSERT_EQ(kit_wait(pid), (i & 0x7f) << 8);
   }
+}
+// Pages of processes that have ended are never seen by the next ones, which have a few pages of the same memory and the rest untouched.
+TEST(children_see_nothing_of_dead_ones) {
+  enum { kPage = 4096, kPages = 24, kUsed = 10 };
+  unsigned char *m = mmap(NULL, kPages * kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  for (int i = 0; i < kUsed; i++) m[i * kPage] = (unsigned char)(i + 1);
+  for (int round = 0; round < 60; round++) {
+    IN_CHILD(pid, {
+      int strange = 0;
+      for (int i = 0; i < kPages * kPage; i++) strange += m[i] != (i % kPage == 0 && i / kPage < kUsed ? i / kPage + 1 : 0);
+      EXPECT_EQ(strange, 0);
+      memset(m, 0xee, kPages * kPage);
+    });
+    EXPECT_EXIT(pid, 0);
+    if (round % 8 != 0) continue;
+    IN_CHILD(middle, {
+      IN_CHILD(inner, {
+        EXPECT_EQ(m[kPage], 2);
+        m[kPage] = 9;
+      });
+      EXPECT_EXIT(inner, 0);
+      EXPECT_EQ(m[kPage], 2);
+      m[kPage] = 8;
+    });
+    EXPECT_EXIT(middle, 0);
+  }
+  EXPECT_EQ(m[kPage], 2);
+  munmap(m, kPages * kPage);
 }
 TEST(many_children_at_once) {
   for (int i = 0; i < 40; i++)

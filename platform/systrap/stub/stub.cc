@@ -35,6 +35,7 @@ extern "C" long guarded(long (*what)(uint64_t, uint64_t), uint64_t a, uint64_t b
 constexpr long kGuardFailed = -4096;
 extern "C" [[noreturn]] void fast_trap();
 extern "C" long clone_thread(uint64_t flags, uint64_t stack, uint64_t slot);
+extern "C" long keyed_mmap(uint64_t address, uint64_t length, uint64_t prot, uint64_t flags, uint64_t fd, uint64_t offset, const uint32_t* key);
 
 inline uint64_t text_base() { return addr(&fast_window[0]) & ~(kTextSize - 1); }
 inline uint64_t area() { return text_base() - kTextOffset; }
@@ -76,14 +77,18 @@ void drop_all() {
   __atomic_fetch_add(&shared()->dropped, 1, __ATOMIC_RELEASE);
 }
 
-void do_host_op(const HostOp& op) {
+// With a key no mapping of memory needs approval.
+void do_host_op(const HostOp& op, const uint32_t* key) {
   long r;
   switch (op.kind) {
     case kOpMap:
       for (int tries = 0;; ++tries) {
         r = op.flags & kInstall ? call(kMmap, op.address, op.length, op.prot, kInstallFlags, op.fd, op.offset) : 0;
-        // MAP_SHARED | MAP_FIXED (| MAP_POPULATE)
-        if (r >= 0) r = call(kMmap, op.address, op.length, op.prot, op.flags & kPopulate ? 0x8011 : 0x11, op.fd, op.offset);
+        if (r >= 0) {
+          const uint64_t flags = op.flags & kPopulate ? 0x8011 : 0x11;  // MAP_SHARED | MAP_FIXED (| MAP_POPULATE)
+          r = key ? keyed_mmap(op.address, op.length, op.prot, flags, op.fd, op.offset, key)
+                  : call(kMmap, op.address, op.length, op.prot, flags, op.fd, op.offset);
+        }
         if (r != kErrEINTR && (r >= 0 || r < -4095)) return;
         if (r == kErrEINTR || r == kErrEAGAIN) continue;
         // The host's limit of mappings: mappings are a cache, start with an empty one.
@@ -110,7 +115,7 @@ void do_host_op(const HostOp& op) {
 }
 
 // Everything up to `target` is done when it returns, by this thread or another one.
-void work_off(uint64_t target) {
+void work_off(uint64_t target, const uint32_t* key = nullptr) {
   ProcessShared* s = shared();
   if (load(&s->done) >= target) return;
   uint32_t zero = 0;
@@ -118,7 +123,7 @@ void work_off(uint64_t target) {
     while (__atomic_exchange_n(&s->lock, 2, __ATOMIC_ACQUIRE) != 0) futex_wait(&s->lock, 2, nullptr);
   }
   for (uint64_t seq = s->done; seq < target; ++seq) {
-    do_host_op(ring()[seq % kRingOps]);
+    do_host_op(ring()[seq % kRingOps], key);
     __atomic_store_n(&s->done, seq + 1, __ATOMIC_RELEASE);
   }
   if (__atomic_exchange_n(&s->lock, 0, __ATOMIC_RELEASE) == 2) futex_wake(&s->lock, 1);
@@ -622,20 +627,26 @@ extern "C" void fast_interrupted(Slot* slot) { report_fast(slot, kStubInterrupte
 
 // Start of every host thread that runs guest code.
 extern "C" [[noreturn]] void thread_main(Slot* slot) {
-  if (addr(slot) == area() + kSlotsOffset) {
-    if (call(kMunmap, area() + kZygoteOffset, kUnitSize) < 0) die();
-  } else {
+  const bool is_first = addr(slot) == area() + kSlotsOffset;
+  if (!is_first) {
     // Threads do not inherit the signal stack; the process's first one has it from the zygote.
     uint64_t stack[3] = {addr(slot) + kSlotStack, 0, kSlotSize - kSlotStack};
     if (call(kSigaltstack, addr(&stack[0]), 0) < 0) die();
   }
-  // The zygote has all signals blocked; a thread that made this one may have been in a handler.
-  uint64_t all = ~uint64_t{0};
-  call(kSigprocmask, 1 /* SIG_UNBLOCK */, addr(&all), 0, sizeof all);
-  wrgs(addr(slot));
   slot->stack_top = addr(slot) + kSlotSize - 64;
   uint32_t fresh = kFresh;
   if (__atomic_compare_exchange_n(&slot->state, &fresh, kDone, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) futex_wake(&slot->state, 1);
+  if (is_first) {
+    // No guest code ran here yet, and what the ring says is the sentry's word: with the zygote's key it needs no approval. The sentry counts on
+    // exactly this: see SystrapAddressSpace::is_new_.
+    if (wait_state(slot) == kRun)
+      work_off(slot->batch_target, reinterpret_cast<const ZygoteBoot*>(area() + kZygoteOffset + kBoardBoot)->key);
+    if (call(kMunmap, area() + kZygoteOffset, kUnitSize) < 0) die();
+  }
+  wrgs(addr(slot));
+  // The zygote has all signals blocked; a thread that made this one may have been in a handler.
+  uint64_t all = ~uint64_t{0};
+  call(kSigprocmask, 1 /* SIG_UNBLOCK */, addr(&all), 0, sizeof all);
   obey(slot);
   asm volatile("jmp fast_window");
   __builtin_unreachable();
