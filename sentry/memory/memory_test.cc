@@ -146,6 +146,25 @@ TEST_CASE("Sequential writes stay contiguous in the memory file", "[page_cache]"
   file->drop_ref(r);
 }
 
+TEST_CASE("Holes that are touched in order are filled by more and more pages, others by one", "[page_cache]") {
+  auto file = *MemoryFile::create();
+  auto cache = base::make_ref<PageCache>(*file, MemoryKind::kTmpfs, nullptr, false);
+  cache->set_size(4096 * kPage);
+  auto touch = [&](uint64_t page) {
+    auto r = *cache->translate(page * kPage, (4096 - page) * kPage, true);
+    file->drop_ref(r);
+    return r.length / kPage;
+  };
+  CHECK(touch(1000) == 1);
+  CHECK(touch(2000) == 1);
+  CHECK(cache->pages() == 2);
+  uint64_t page = 0, times = 0;
+  for (; page < 512; ++times) page += touch(page);
+  CHECK(times < 20);
+  CHECK(cache->pages() == page + 2);
+  CHECK(touch(999) == 1);
+}
+
 TEST_CASE("A source is read ahead, once, and gets dirty pages back", "[page_cache]") {
   auto file = *MemoryFile::create();
   FakeSource source;

@@ -29,6 +29,7 @@ constexpr uint64_t kMaxPages = uint64_t{1} << (63 - kPageShift);
 constexpr uint64_t kMinAhead = 16, kMaxAhead = 256;            // pages allocated ahead of a writer
 constexpr uint64_t kMinReadAhead = 32, kMaxReadAhead = 512;    // pages read at once
 constexpr size_t kBounceBytes = kMinReadAhead * kPageSize;
+constexpr uint64_t kTouchedRun = 64;                           // most pages of tmpfs that one fault makes
 constexpr uint64_t kMappedRun = 256;  // most pages that one translate() makes in a hole
 
 const std::array<uint8_t, 16 * kPageSize> kZeros{};
@@ -111,6 +112,14 @@ struct PageCache::Impl {
       return;
     it->second.pages += next->second.pages;
     extents.erase(next);
+  }
+
+  // How many pages the extent has that ends at `page`.
+  uint64_t pages_before(uint64_t page) const REQUIRES(mu) {
+    auto it = extents.lower_bound(page);
+    if (it == extents.begin()) return 0;
+    --it;
+    return it->first + it->second.pages == page ? it->second.pages : 0;
   }
 
   // Takes pages [first, end) out; the caller drops the references when the lock is free.
@@ -564,8 +573,9 @@ base::Result<Mappable::Placed> PageCache::translate_cached(uint64_t offset, uint
     Impl::Run run = m.run_at(page, std::max(end, page + 1) - page);
     if (!run.present && source_) return result;
     if (!run.present) {
-      // Shared anonymous memory costs nothing until it is touched; in tmpfs a page counts as a block.
-      uint64_t most = kind_ == MemoryKind::kAnonymous ? kMappedRun * 2 : 1;
+      // Shared anonymous memory costs nothing until it is touched; in tmpfs a page counts as a block, so that more than one come only where
+      // the pages before were touched too, and no more than those.
+      const uint64_t most = kind_ == MemoryKind::kAnonymous ? kMappedRun * 2 : std::clamp<uint64_t>(m.pages_before(page), 1, kTouchedRun);
       auto made = m.make_pages(page, std::min(run.pages, most), run.pages, drops);
       if (made) {
         run = *made;
