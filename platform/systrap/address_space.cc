@@ -271,6 +271,39 @@ void SystrapAddressSpace::unmap_block(uint32_t block, uint64_t length) {
   push(op);
 }
 
+abi::AddrRange SystrapAddressSpace::window_range(uint64_t at, uint64_t length) const {
+  CHECK(at <= in_place::kWindowRoom && length <= in_place::kWindowRoom - at);
+  const abi::Addr start(platform_.zygote_.layout().area + kWindowsOffset + at);
+  return {start, start + length};
+}
+
+// The operation that was queued last is done, or what replaced it.
+uint64_t SystrapAddressSpace::ticket_locked() const { return published_.load(std::memory_order_relaxed) + queue_.size(); }
+
+uint64_t SystrapAddressSpace::map_window(uint64_t at, uint64_t offset, uint64_t length) {
+  const abi::AddrRange range = window_range(at, length);
+  base::MutexLock lock(mu_);
+  push(map_op(range, offset, {true, false, false}, kFdMemoryReadOnly));
+  return ticket_locked();
+}
+
+uint64_t SystrapAddressSpace::map_window(uint64_t at, const base::RefPtr<base::SharedFd>& file, uint64_t offset, uint64_t length) {
+  const abi::AddrRange range = window_range(at, length);
+  base::MutexLock lock(mu_);
+  push(map_op(range, offset, {true, false, false}, kFdHostFile), file);
+  return ticket_locked();
+}
+
+void SystrapAddressSpace::unmap_window(uint64_t at, uint64_t length) {
+  const abi::AddrRange range = window_range(at, length);
+  HostOp op = {};
+  op.kind = kOpUnmap;
+  op.address = range.start.value();
+  op.length = length;
+  base::MutexLock lock(mu_);
+  push(op);
+}
+
 void SystrapAddressSpace::count_waiting(int delta) {
   if (waiting_word_ == 0) return;
   __atomic_fetch_add(&platform_.control_.waiting()->of[waiting_word_], static_cast<uint32_t>(delta), __ATOMIC_SEQ_CST);

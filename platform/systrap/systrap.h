@@ -51,6 +51,9 @@ class SystrapAddressSpace final : public AddressSpace {
   void set_descriptor(uint32_t fd, uint64_t word) override;
   void map_block(uint32_t block, uint64_t offset, uint64_t length, BlockUse use) override;
   void unmap_block(uint32_t block, uint64_t length) override;
+  uint64_t map_window(uint64_t at, uint64_t offset, uint64_t length) override;
+  uint64_t map_window(uint64_t at, const base::RefPtr<base::SharedFd>& file, uint64_t offset, uint64_t length) override;
+  void unmap_window(uint64_t at, uint64_t length) override;
   in_place::DescriptorLocks* descriptor_locks() override { return &shared_->io_locks; }
   in_place::ClosedDescriptors* closed_descriptors() override { return &shared_->closed; }
   uint32_t waiting_word() const override { return waiting_word_; }
@@ -69,6 +72,8 @@ class SystrapAddressSpace final : public AddressSpace {
   // Moves queued operations into the ring; true when all fit. `asks`: the validator will be asked for one of them. A thread runs next.
   bool publish(bool& asks);
   void place_file(QueuedOp& queued) REQUIRES(mu_);
+  abi::AddrRange window_range(uint64_t at, uint64_t length) const;
+  uint64_t ticket_locked() const REQUIRES(mu_);
   bool expect(const QueuedOp& queued, uint64_t sequence) REQUIRES(mu_);  // false: the filter lets it pass
   base::Result<StubThread> take_thread();
   base::Result<StubThread> clone_thread() REQUIRES(mu_);

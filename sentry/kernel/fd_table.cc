@@ -115,7 +115,15 @@ RefPtr<vfs::FilePlaces> FdTable::lend(mm::MemoryManager& mm, abi::Fd fd, FileDes
   base::MutexLock lock(mu_);
   if (!file.lends_position() || !is_at_locked(fd, file)) return nullptr;
   DescriptorView* view = view_of_locked(mm, MakeView::kNo);
-  return view && view->knows(fd.value()) ? view->lend(file, memory) : nullptr;
+  return view && view->knows(fd.value()) ? view->lend(file, memory, DescriptorView::MuchUsed::kNo) : nullptr;
+}
+
+RefPtr<vfs::FilePlaces> FdTable::lend_much_used(mm::MemoryManager& mm, abi::Fd fd, FileDescription& file, memory::MemoryFile& memory) {
+  show_description(mm, fd, file, MakeView::kYes);
+  base::MutexLock lock(mu_);
+  if (!file.lends_position() || !is_at_locked(fd, file)) return nullptr;
+  DescriptorView* view = view_of_locked(mm, MakeView::kNo);
+  return view && view->knows(fd.value()) ? view->lend(file, memory, DescriptorView::MuchUsed::kYes) : nullptr;
 }
 
 void FdTable::kick(abi::Fd fd) {

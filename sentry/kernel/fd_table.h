@@ -70,6 +70,8 @@ class FdTable final : public base::RefCounted {
   void show_description(mm::MemoryManager& mm, abi::Fd fd, vfs::FileDescription& file, MakeView make = MakeView::kNo);
   // The places where the stub moves the position of `file` (vfs/file_places.h), which the stub knows; null where it does not.
   base::RefPtr<vfs::FilePlaces> lend(mm::MemoryManager& mm, abi::Fd fd, vfs::FileDescription& file, memory::MemoryFile& memory);
+  // The same where it is used so much that the stub is to know it.
+  base::RefPtr<vfs::FilePlaces> lend_much_used(mm::MemoryManager& mm, abi::Fd fd, vfs::FileDescription& file, memory::MemoryFile& memory);
   // A directory was duplicated by a call that came to the sentry. Where that happens to those that are opened, one that was opened as `fd` gets a
   // second descriptor that is closed as if in place: the stub opens it again as the duplicate, or it goes with the next call.
   void note_duplicate();

@@ -41,7 +41,9 @@ class DescriptorView final : public vfs::InPlaceView {
   enum class Closed : uint8_t { kNo, kYes };
   void take_closed(base::FunctionRef<void(int32_t fd, Closed closed)> take);
   // Where the stub moves the position of `file`, of which all descriptors are in the table. Null: not yet, or no memory.
-  base::RefPtr<vfs::FilePlaces> lend(vfs::FileDescription& file, memory::MemoryFile& memory);
+  // kYes: it is used so much that there are to be places in any case.
+  enum class MuchUsed : uint8_t { kNo, kYes };
+  base::RefPtr<vfs::FilePlaces> lend(vfs::FileDescription& file, memory::MemoryFile& memory, MuchUsed much);
   // Null: no memory, or (when they are not to be made in `memory`) none yet.
   base::RefPtr<StatAnswers> answers(memory::MemoryFile* memory);
   // The first that comes; false: it has others.

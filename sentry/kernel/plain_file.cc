@@ -16,19 +16,35 @@ PlainFile::Opened PlainFile::opened() {
   if (!quiet_) return Opened::kOnce;
   task_.fds().show_description(task_.mm(), fd_, file_, FdTable::MakeView::kYes);
   if (!lend() || !file_.inode().is_regular()) return Opened::kOnce;  // directories are lent, too
-  if (const std::optional<uint64_t> size = know()) tell(0, known_.readable && file_.is_readable() ? places_->worth_at_open(*size) : 0);
+  if (const std::optional<uint64_t> size = know()) tell(0, tells_content() && file_.is_readable() ? places_->worth_at_open(*size) : 0);
   return file_.closes_later() && known_.inode != 0 && places_->is_opened_often(known_.inode) ? Opened::kOften : Opened::kOnce;
 }
 
-void PlainFile::has_read(uint64_t asked) {
-  const std::optional<uint64_t> size = know_lent();
-  if (!size) return;
+void PlainFile::has_read(uint64_t asked, uint64_t got) {
   const uint64_t at = file_.offset();
-  tell(at, known_.readable ? places_->worth_behind(file_, at, asked, *size) : 0);
+  if (file_.read_habit().note(at - std::min(at, got), got)) return make_window(at);
+  const std::optional<uint64_t> size = know_lent();
+  if (size) tell(at, tells_content() ? places_->worth_behind(file_, at, asked, *size) : 0);
+}
+
+void PlainFile::note_pread(Task& task, abi::Fd fd, vfs::FileDescription& file, uint64_t offset, uint64_t got) {
+  if (file.read_habit().note(offset, got)) return PlainFile(task, fd, file).make_window(offset);
+  if (file.read_habit().may_tell()) return PlainFile(task, fd, file).has_sought();
+  if (offset == 0) PlainFile(task, fd, file).has_read_beginning();
+}
+
+void PlainFile::make_window(uint64_t at) {
+  if (!quiet_ || !file_.inode().is_regular()) return;
+  places_ = task_.fds().lend_much_used(task_.mm(), fd_, file_, task_.kernel().memory());
+  if (!places_ || !know()) return;
+  if (!known_.pages) note_pages();
+  if (known_.pages && known_.readable)
+    known_.window = vfs::WindowPlan(task_.kernel().memory(), *known_.pages, at, known_.end, file_.read_habit().level());
+  tell(0, 0);
 }
 
 void PlainFile::has_read_beginning() {
-  if (const std::optional<uint64_t> size = know_lent(); size && known_.readable) places_->learn_from_beginning(*size);
+  if (const std::optional<uint64_t> size = know_lent(); size && tells_content()) places_->learn_from_beginning(*size);
 }
 
 void PlainFile::has_sought() {
@@ -55,11 +71,12 @@ std::optional<uint64_t> PlainFile::know_lent() {
 void PlainFile::note_changes() {
   known_.word = vfs::change_word(file_.inode().number());
   known_.changes = vfs::change_count(known_.word);
+  known_.size_word = vfs::size_word(file_.inode().number());
+  known_.sizes = vfs::change_count(known_.size_word);
   known_.paths = vfs::change_count(vfs::kChangedPaths);
 }
 
 std::optional<uint64_t> PlainFile::know() {
-  if (!file_.inode().tells_changes()) return std::nullopt;
   note_changes();
   auto stat = file_.stat(task_);
   if (!stat) return std::nullopt;
@@ -67,8 +84,16 @@ std::optional<uint64_t> PlainFile::know() {
   known_.device = stat->device.encoded();
   known_.inode = stat->inode;
   known_.mount = file_.path().mount->id();
-  known_.readable = file_.inode().tells_content();
+  const vfs::Inode::Reading reading = file_.inode().reading();
+  known_.readable = reading != vfs::Inode::Reading::kChangesIt;
+  known_.steady = reading == vfs::Inode::Reading::kNeverChangesIt;
+  if (file_.read_habit().has_window()) note_pages();
   return known_.end;
+}
+
+void PlainFile::note_pages() {
+  known_.pages = file_.pages_to_read(task_);
+  if (known_.pages) known_.removals = known_.pages->removals();
 }
 
 // With `ahead` bytes of the file at `start`, which are there.

@@ -23,16 +23,21 @@ class PlainFile {
   // kOften: the stub could open it again, if it knew the name.
   enum class Opened : uint8_t { kOnce, kOften };
   Opened opened();
-  void has_read(uint64_t asked);  // at the position
-  void has_read_beginning();      // by pread(2)
+  void has_read(uint64_t asked, uint64_t got);  // at the position, where it ends now
+  void has_read_beginning();                    // by sendfile(2)
+  // The same by pread(2), where that is of interest.
+  static void note_pread(Task& task, abi::Fd fd, vfs::FileDescription& file, uint64_t offset, uint64_t got);
   void has_sought();
   void has_listed_all();
 
  private:
   bool lend();
+  void make_window(uint64_t at);
   void note_changes();
+  void note_pages();
   std::optional<uint64_t> know();       // the size
   std::optional<uint64_t> know_lent();  // the same of a regular file whose position is lent
+  bool tells_content() const { return known_.readable && file_.inode().tells_content(); }
   void tell(uint64_t start, size_t ahead);
 
   Task& task_;

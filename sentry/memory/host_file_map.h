@@ -16,6 +16,7 @@ class HostFileMap final : public Mappable {
 
   base::Result<FileRange> translate(uint64_t offset, uint64_t length, bool write) override;
   base::Result<Placed> translate_cached(uint64_t offset, uint64_t lo, uint64_t hi, bool write) override;
+  base::Result<Placed> find_pages(uint64_t offset, uint64_t lo, uint64_t hi) override { return translate_cached(offset, lo, hi, false); }
   // It never changes, so nobody need be told.
   void add_observer(MappingObserver&) override {}
   void remove_observer(MappingObserver&) override {}

@@ -39,6 +39,10 @@ class Mappable : public base::RefCounted {
   virtual base::Result<Placed> translate_cached(uint64_t offset, uint64_t lo, uint64_t hi, bool write) {
     return base::err(abi::Errno::kEAGAIN);
   }
+  // The same of pages that are there, for reading: none is made, and kEAGAIN where there is none.
+  virtual base::Result<Placed> find_pages(uint64_t offset, uint64_t lo, uint64_t hi) { return base::err(abi::Errno::kEAGAIN); }
+  // Changes when pages are taken away that were there.
+  virtual uint64_t removals() const { return 0; }
   // Changes when the bytes may have changed (patched copies of text are made from one version).
   virtual uint64_t version() const { return 0; }
   // Registers interest in invalidation while something maps the object; counted, so calls pair up. The object holds

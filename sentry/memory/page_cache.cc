@@ -221,8 +221,8 @@ struct PageCache::Impl {
   std::atomic<uint64_t> changes{0};  // see version()
   std::map<uint64_t, Extent> extents GUARDED_BY(mu);
   std::map<uint64_t, uint64_t> dirty GUARDED_BY(mu);  // pages [first, second)
-  uint64_t size GUARDED_BY(mu) = 0;
-  uint64_t present GUARDED_BY(mu) = 0;
+  // Changed with `mu`. Read without it by who wants one of them alone, as it was a moment ago.
+  std::atomic<uint64_t> size{0}, present{0};
   uint64_t removals GUARDED_BY(mu) = 0;  // counts truncations and holes, so that a fill in flight notices
   uint64_t ahead_page GUARDED_BY(mu) = 0, ahead_mem GUARDED_BY(mu) = 0, ahead_pages GUARDED_BY(mu) = 0;
   uint64_t fill_end GUARDED_BY(mu) = 0, fill_window GUARDED_BY(mu) = kMinReadAhead;
@@ -243,10 +243,7 @@ PageCache::~PageCache() {
   impl_->release(drops);
 }
 
-uint64_t PageCache::size() const {
-  base::MutexLock lock(impl_->mu);
-  return impl_->size;
-}
+uint64_t PageCache::size() const { return impl_->size.load(std::memory_order_acquire); }
 
 void PageCache::set_size(uint64_t size) {
   Impl& m = *impl_;
@@ -429,9 +426,9 @@ base::Result<size_t> PageCache::write(uint64_t offset, uint64_t length,
     total += *taken;
     offset += *taken;
     length -= *taken;
-    {
+    if (*taken != 0 && offset > m.size) {
       base::MutexLock lock(m.mu);
-      if (*taken != 0) m.size = std::max(m.size, offset);
+      m.size = std::max(m.size.load(), offset);
     }
     if (*taken < bytes.size()) break;
   }
@@ -452,7 +449,8 @@ uint64_t PageCache::next_data(uint64_t offset) const {
   Impl::Run run = impl_->run_at(page_of(offset), kMaxPages);
   if (run.present) return offset;
   auto it = impl_->extents.upper_bound(page_of(offset));
-  return it == impl_->extents.end() ? impl_->size : std::min(impl_->size, it->first << kPageShift);
+  const uint64_t size = impl_->size;
+  return it == impl_->extents.end() ? size : std::min(size, it->first << kPageShift);
 }
 
 uint64_t PageCache::next_hole(uint64_t offset) const {
@@ -464,7 +462,7 @@ uint64_t PageCache::next_hole(uint64_t offset) const {
     if (!run.present) break;
     page += run.pages;
   }
-  return std::min(impl_->size, page << kPageShift);
+  return std::min(impl_->size.load(), page << kPageShift);
 }
 
 // Zeroes part of one page, if it is there.
@@ -533,10 +531,7 @@ base::Result<void> PageCache::allocate(uint64_t offset, uint64_t length) {
   return status;
 }
 
-uint64_t PageCache::pages() const {
-  base::MutexLock lock(impl_->mu);
-  return impl_->present;
-}
+uint64_t PageCache::pages() const { return impl_->present.load(std::memory_order_acquire); }
 
 void PageCache::drop_clean() {
   Impl& m = *impl_;
@@ -595,6 +590,25 @@ base::Result<Mappable::Placed> PageCache::translate_cached(uint64_t offset, uint
   }
   m.release(drops);
   return result;
+}
+
+base::Result<Mappable::Placed> PageCache::find_pages(uint64_t offset, uint64_t lo, uint64_t hi) {
+  Impl& m = *impl_;
+  const uint64_t page = page_of(offset);
+  base::MutexLock lock(m.mu);
+  const uint64_t end = std::min(page_after(m.size), page_of(hi));
+  if (page >= end) return base::err(kENXIO);
+  const Impl::Run run = m.run_at(page, end - page);
+  if (!run.present) return base::err(kEAGAIN);
+  const uint64_t before = page - std::max(page_of(lo), std::prev(m.extents.upper_bound(page))->first);
+  const FileRange range{run.mem - before * kPageSize, (run.pages + before) * kPageSize};
+  file_.add_ref(range);
+  return Placed{(page - before) << kPageShift, range};
+}
+
+uint64_t PageCache::removals() const {
+  base::MutexLock lock(impl_->mu);
+  return impl_->removals;
 }
 
 base::Result<FileRange> PageCache::translate(uint64_t offset, uint64_t length, bool write) {

@@ -52,6 +52,8 @@ class PageCache final : public Mappable {
 
   base::Result<FileRange> translate(uint64_t offset, uint64_t length, bool write) override;
   base::Result<Placed> translate_cached(uint64_t offset, uint64_t lo, uint64_t hi, bool write) override;
+  base::Result<Placed> find_pages(uint64_t offset, uint64_t lo, uint64_t hi) override;
+  uint64_t removals() const override;
   uint64_t version() const override;
   void add_observer(MappingObserver&) override;
   void remove_observer(MappingObserver&) override;

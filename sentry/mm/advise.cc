@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // madvise, msync, mlock family, mincore.
 #include "sentry/mm/impl.h"
+#include "sentry/vfs/changes.h"
 
 namespace sentry::mm {
 
@@ -150,6 +151,7 @@ base::Result<void> MemoryManager::remove_range(uint64_t start, uint64_t end) {
   Impl& m = *impl_;
   struct Part {
     base::RefPtr<memory::Mappable> object;
+    base::RefPtr<MappedFile> file;
     uint64_t offset, length;
   };
   std::vector<Part> parts;
@@ -159,11 +161,16 @@ base::Result<void> MemoryManager::remove_range(uint64_t start, uint64_t end) {
       const Vma& v = it->second;
       if (v.locked || !v.object) return base::err(kEINVAL);
       if (v.sharing != Sharing::kShared || !v.prot.write) return base::err(kEACCES);
-      parts.push_back({v.object, v.offset + (lo - it->first), hi - lo});
+      parts.push_back({v.object, v.file, v.offset + (lo - it->first), hi - lo});
       return {};
     }));
   }
-  for (Part& p : parts) TRY(p.object->remove_pages(p.offset, p.length));
+  for (Part& p : parts) {
+    const uint64_t inode = p.file ? p.file->mapped_identity().inode : 0;
+    vfs::ChangeScope change(vfs::change_word(inode));
+    change.pages_too(inode);
+    TRY(p.object->remove_pages(p.offset, p.length));
+  }
   return {};
 }
 

@@ -50,7 +50,7 @@ Result<size_t> sys_read(Task& task, Fd fd, Addr buffer, size_t count) {
   TRY(check_buffer(task, buffer, count));
   vfs::UserIoBuffer dst(task.user_memory(), buffer, std::min(count, kMaxRwCount));
   Result<size_t> n = read_file(task, *file, dst, std::nullopt, policy_of(*file));
-  if (n && file->lends_position()) kernel::PlainFile(task, fd, *file).has_read(count);
+  if (n && file->lends_position()) kernel::PlainFile(task, fd, *file).has_read(count, *n);
   return n;
 }
 
@@ -68,7 +68,7 @@ Result<size_t> sys_pread64(Task& task, Fd fd, Addr buffer, size_t count, int64_t
   TRY(check_buffer(task, buffer, count));
   vfs::UserIoBuffer dst(task.user_memory(), buffer, std::min(count, kMaxRwCount));
   const Result<size_t> n = read_file(task, *file, dst, at, policy_of(*file));
-  if (n && at == 0 && file->lends_position()) kernel::PlainFile(task, fd, *file).has_read_beginning();
+  if (n && file->lends_position()) kernel::PlainFile::note_pread(task, fd, *file, at, *n);
   return n;
 }
 

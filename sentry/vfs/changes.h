@@ -22,6 +22,12 @@ constexpr uint32_t change_word(uint64_t number) {
   return kHashedChanges + static_cast<uint32_t>((number * 0x9e3779b97f4a7c15 >> 32) % (platform::in_place::kChangeWords - kHashedChanges));
 }
 
+// What its size and which pages are its own are counted by beside that, so that who knows these need not ask again after each write.
+constexpr uint32_t size_word(uint64_t number) {
+  using platform::in_place::kHashedSizes;
+  return kHashedSizes + static_cast<uint32_t>((number * 0x9e3779b97f4a7c15 >> 32) % (platform::in_place::kChangeWords - kHashedSizes));
+}
+
 // Where stubs see them; null: only here. Before anything changes, and again before that memory goes.
 void set_change_words(platform::in_place::ChangeWords* words);
 uint64_t change_count(uint32_t word);
@@ -29,18 +35,28 @@ uint64_t change_count(uint32_t word);
 class ChangeScope {
  public:
   explicit ChangeScope(uint32_t word);
+  // Before the size of file `number` changes, or pages that are its own are taken from it, or data of its own takes the place of what is below.
+  void pages_too(uint64_t number);
   ~ChangeScope();
   ChangeScope(const ChangeScope&) = delete;
   ChangeScope& operator=(const ChangeScope&) = delete;
 };
 
-// While there is one, every close(2) is told to the sentry at once.
+// While there is one, every close(2) is told to the sentry at once; and every read(2).
 class CloseWatcher {
  public:
   CloseWatcher();
   ~CloseWatcher();
   CloseWatcher(const CloseWatcher&) = delete;
   CloseWatcher& operator=(const CloseWatcher&) = delete;
+};
+
+class ReadWatcher {
+ public:
+  ReadWatcher();
+  ~ReadWatcher();
+  ReadWatcher(const ReadWatcher&) = delete;
+  ReadWatcher& operator=(const ReadWatcher&) = delete;
 };
 
 // While there is one, stubs ask for the status flags of all plain files and open none again: those of one have been changed that they know.

@@ -18,6 +18,7 @@
 #include "base/sync/mutex.h"
 #include "sentry/memory/mapped_file.h"
 #include "sentry/vfs/changes.h"
+#include "sentry/vfs/file_windows.h"
 #include "sentry/vfs/in_place.h"
 #include "sentry/vfs/io_buffer.h"
 #include "sentry/vfs/mount.h"
@@ -98,6 +99,8 @@ class FileDescription : public memory::MappedFile {
   virtual base::Result<Stat> stat(OpContext& ctx) { return inode().stat(ctx); }
   // For mmap: ENODEV when it cannot be mapped.
   virtual base::Result<base::RefPtr<memory::Mappable>> mappable(OpContext& ctx) { return base::err(abi::Errno::kENODEV); }
+  // What its bytes stand in, for reading them there as long as the size word of its file says that its pages are what they were (vfs/changes.h); null: not to be had.
+  virtual base::RefPtr<memory::Mappable> pages_to_read(OpContext& ctx) { return nullptr; }
   // The fd table calls this for every descriptor that it drops (close, dup2 over it, exec, exit): POSIX record locks of the
   // closing process go, then flush(). Without locks the first part is one load.
   base::Result<void> on_descriptor_close(OpContext& ctx);
@@ -138,6 +141,7 @@ class FileDescription : public memory::MappedFile {
   // Reading and writing it needs nobody: nothing comes out of it, or zeros, and what is written is gone. Constant.
   enum class Endless : uint8_t { kNo, kNothing, kZeros };
   virtual Endless endless() const { return Endless::kNo; }
+  ReadHabit& read_habit() { return read_habit_; }
   bool is_lent() const { return lent_.load(std::memory_order_seq_cst) != nullptr; }
   uint64_t number_if_any() const { return number_.load(std::memory_order_relaxed); }  // 0: not asked for
 
@@ -205,6 +209,7 @@ class FileDescription : public memory::MappedFile {
   std::atomic<uint64_t> number_{0};
   std::atomic<FilePlaces*> lent_{nullptr};  // changed with in_place_mutex()
   std::atomic<uint32_t> positions_held_{0};
+  ReadHabit read_habit_;
   std::optional<ChangedFlags> changed_flags_;  // set with in_place_mutex(): words of descriptors that stubs have say otherwise
 };
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <utility>
 
 #include "base/core/check.h"
 #include "sentry/vfs/file_description.h"
@@ -17,13 +18,14 @@ namespace {
 constexpr int kMostTrust = 8;
 constexpr uint8_t kWastedMost = 2;
 constexpr size_t kSmallFile = 16 * 1024;
+constexpr uint32_t kWellUsed = 64;  // reads that were worth a window
 
 uint64_t state_of(uint16_t tag, uint64_t position) { return uint64_t{tag} << in_place::kPositionBits | position; }
 
 }  // namespace
 
-base::Result<base::RefPtr<FilePlaces>> FilePlaces::create(memory::MemoryFile& file, const void* table) {
-  return base::make_ref<FilePlaces>(TRY(InPlaceMemory::create(file, in_place::kBlockSize)), table);
+base::Result<base::RefPtr<FilePlaces>> FilePlaces::create(memory::MemoryFile& file, const void* table, platform::AddressSpace& space) {
+  return base::make_ref<FilePlaces>(TRY(InPlaceMemory::create(file, in_place::kBlockSize)), table, space);
 }
 
 size_t FilePlaces::index_of(const FileDescription& file) const { return file.number_if_any() % in_place::kPlaces; }
@@ -47,6 +49,7 @@ void FilePlaces::lend_locked(FileDescription& file) {
   if (m.file == &file) return;
   const uint64_t position = file.offset_.load(std::memory_order_relaxed);
   if (position > in_place::kMostPosition) return;
+  if (m.file && is_window_wanted(i)) return;
   if (m.file) take_back_locked(*m.file);
   m.file = &file;
   if (++m.tag == 0) m.tag = 1;
@@ -56,6 +59,7 @@ void FilePlaces::lend_locked(FileDescription& file) {
     p.inode = 0;
     p.kind = file.inode().is_dir() ? in_place::kPlaceDirectory : 0;
     p.length = 0;
+    p.window_length = 0;
   });
   __atomic_store_n(&place(i).number, file.number_if_any(), __ATOMIC_SEQ_CST);
   __atomic_store_n(&place(i).state, state_of(m.tag, position), __ATOMIC_SEQ_CST);
@@ -91,6 +95,10 @@ void FilePlaces::take_back_locked(FileDescription& file) {
   judge(i);
   hold_position_locked(file);
   __atomic_store_n(&place(i).number, uint64_t{0}, __ATOMIC_SEQ_CST);
+  if (m.window.length != 0) {
+    rewrite(i, [](FilePlace& p) { p.window_length = 0; });
+    drop_window(m);
+  }
   m.file = nullptr;
   m.length = 0;
   file.lent_.store(nullptr, std::memory_order_seq_cst);
@@ -139,7 +147,67 @@ void FilePlaces::end_reading() {
   reading_ = false;
 }
 
-void FilePlaces::tell(const FileDescription& file, const KnownFile& known) {
+// --- Windows ---
+
+// Somebody else would like to have the place.
+bool FilePlaces::is_window_wanted(size_t i) {
+  FileWindow& window = mine_[i].window;
+  const uint32_t used = __atomic_load_n(&place(i).window_used, __ATOMIC_RELAXED);
+  return window.length != 0 && std::exchange(window.used_chance, used) != used;
+}
+
+// Whether it is still right; and what has become of it since it was last told of.
+void FilePlaces::keep_window(FileDescription& file, Mine& m, const KnownFile& known) {
+  FileWindow& window = m.window;
+  if (window.length == 0) return;
+  const uint32_t used = __atomic_load_n(&place(index_of(file)).window_used, __ATOMIC_RELAXED);
+  file.read_habit().note_told(std::exchange(window.used_before, used) != used ? ReadHabit::Told::kUsed : ReadHabit::Told::kUnused);
+  if (!known.window.is_empty() && used - window.used_first >= kWellUsed) file.read_habit().was_worth_it();
+  if (!known.window.is_empty() || window.pages != known.pages || window.removals != known.removals) drop_window(m);
+}
+
+void FilePlaces::make_window(FileDescription& file, Mine& m, const KnownFile& known) {
+  FileWindow& window = m.window;
+  window.at = find_room(known.window.length());
+  window.ticket = known.window.map(space_, window.at);
+  window.pages = known.pages;
+  window.removals = known.removals;
+  window.start = known.window.start();
+  window.length = known.window.length();
+  window.made = ++windows_made_;
+  window.used_first = window.used_before = __atomic_load_n(&place(index_of(file)).window_used, __ATOMIC_RELAXED);
+  file.read_habit().set_window(true);
+}
+
+// Nobody is told of it any more.
+void FilePlaces::drop_window(Mine& m) {
+  space_.unmap_window(m.window.at, m.window.length);
+  m.window = {};
+  m.file->read_habit().set_window(false);
+}
+
+// The first gap of that length; the windows that were made longest ago give way.
+uint64_t FilePlaces::find_room(uint64_t length) {
+  CHECK(length <= in_place::kWindowRoom);
+  const auto in_the_way = [&](uint64_t at) {
+    return std::ranges::find_if(mine_, [&](const Mine& m) {
+      return m.window.length != 0 && at < m.window.at + m.window.length && m.window.at < at + length;
+    });
+  };
+  for (;;) {
+    uint64_t at = 0;
+    for (auto there = in_the_way(at); there != mine_.end(); there = in_the_way(at)) at = there->window.at + there->window.length;
+    if (at + length <= in_place::kWindowRoom) return at;
+    size_t oldest = mine_.size();
+    for (size_t i = 0; i < mine_.size(); ++i) {
+      if (mine_[i].window.length != 0 && (oldest == mine_.size() || mine_[i].window.made < mine_[oldest].window.made)) oldest = i;
+    }
+    rewrite(oldest, [](FilePlace& p) { p.window_length = 0; });
+    drop_window(mine_[oldest]);
+  }
+}
+
+void FilePlaces::tell(FileDescription& file, const KnownFile& known) {
   base::MutexLock lock(in_place_mutex());
   const size_t i = index_of(file);
   Mine& m = mine_[i];
@@ -156,8 +224,14 @@ void FilePlaces::tell(const FileDescription& file, const KnownFile& known) {
   } else if (!as_before) {
     m.length = 0;
   }
+  const int readable = !known.readable || !file.is_readable() ? 0 : in_place::kPlaceReadable | (known.steady ? in_place::kPlaceSteady : 0);
+  if (m.window.length != 0 || !known.window.is_empty()) {
+    rewrite(i, [](FilePlace& p) { p.window_length = 0; });  // before its pages go
+    keep_window(file, m, known);
+    if (!known.window.is_empty() && readable != 0) make_window(file, m, known);
+  }
   rewrite(i, [&](FilePlace& p) {
-    p.kind = static_cast<uint16_t>(in_place::kPlaceSize | (known.readable && file.is_readable() ? in_place::kPlaceReadable : 0) |
+    p.kind = static_cast<uint16_t>(in_place::kPlaceSize | readable |
                                    (file.inode().is_dir() ? in_place::kPlaceDirectory : 0) | (m.alone ? in_place::kPlaceAlone : 0));
     if (known.inode != 0) {
       p.device = known.device;
@@ -173,6 +247,12 @@ void FilePlaces::tell(const FileDescription& file, const KnownFile& known) {
       p.bytes = m.first;
     }
     p.length = m.length;
+    p.size_word = static_cast<uint16_t>(known.size_word);
+    p.sizes = known.sizes;
+    p.window_start = m.window.start;
+    p.window_length = m.window.length;
+    p.window_at = m.window.at;
+    p.window_ticket = m.window.ticket;
   });
 }
 
@@ -197,7 +277,7 @@ size_t FilePlaces::worth_behind(const FileDescription& file, uint64_t from, uint
   if (from <= asked) learn_from_beginning(size);
   base::MutexLock lock(in_place_mutex());
   const Mine& m = mine_[index_of(file)];
-  if (m.file != &file) return 0;
+  if (m.file != &file || (m.window.length != 0 && m.window.covers(from, std::min(asked, size - std::min(from, size))))) return 0;
   const bool unused = m.length != 0 && __atomic_load_n(&place(index_of(file)).used, __ATOMIC_RELAXED) == m.used_before;
   if (m.wasted + (unused ? 1 : 0) >= kWastedMost || asked > kMostAhead / 2 || from >= size) return 0;
   return std::min<uint64_t>(size - from, kMostAhead);

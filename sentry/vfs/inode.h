@@ -147,6 +147,9 @@ class Inode : public base::RefCounted {
   virtual bool tells_changes() const { return fs_->tells_changes(); }
   // The same of what is in a file.
   virtual bool tells_content() const { return false; }
+  // Whether reading what is in the file changes anything of it (its time of access): as long as nothing else of it does; never.
+  enum class Reading : uint8_t { kChangesIt, kLeavesIt, kNeverChangesIt };
+  virtual Reading reading() const { return Reading::kChangesIt; }
   // Whether `name` still is what the cache says (`cached` is null for "does not exist"). False: it is looked up again.
   virtual base::Result<bool> revalidate(OpContext& ctx, std::string_view name, Inode* cached) { return true; }
   // revalidate() of names one below the other, each leading to the inode of the same place in `cached`: how many of them

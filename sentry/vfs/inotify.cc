@@ -50,6 +50,7 @@ struct InotifyWatch {
   int32_t wd;
   uint32_t mask;
   CloseWatcher closes = {};
+  ReadWatcher reads = {};
 };
 
 class InotifyFile final : public FileDescription {

@@ -74,6 +74,20 @@ MAYBE void find_stub(void) {
   if (!range_count) SKIP("this platform maps nothing beside the guest");
 }
 
+// A file that is read so often that its pages stand where the stub reads them (the first window of the process): 0 where there is no such thing.
+#define WINDOWS 0x12000000UL
+#define WINDOW_BYTES (2UL << 20)
+MAYBE int make_window(const char *path, char filling) {
+  static char b[65536];
+  memset(b, filling, sizeof b);
+  const int fd = OK(open(path, O_RDWR | O_CREAT | O_TRUNC, 0600));
+  for (size_t at = 0; at < WINDOW_BYTES; at += sizeof b) ASSERT_EQ(pwrite(fd, b, sizeof b, (off_t)at), (ssize_t)sizeof b);
+  kit_sleep_ms(20);  // its time of access is to be later than that of its last change
+  for (size_t i = 0; i < 200; i++) ASSERT_EQ(pread(fd, b, 4096, (off_t)(i * 7919 % 500 * 4096)), 4096);
+  return fd;
+}
+MAYBE volatile char *window(void) { return (volatile char *)((getauxval(AT_SYSINFO_EHDR) & ~0xfffffUL) + WINDOWS); }
+
 // ---- the witness: another process of the sandbox, which checks itself until told to stop.
 MAYBE int *board;  // shared: [0] stop, [1] rounds, [2] failures, [3] progress of the attacker
 MAYBE char *bait;  // a page that the attacked code may well write to: never the board, by which the witness is led

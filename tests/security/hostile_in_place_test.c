@@ -553,12 +553,14 @@ TEST(answers_end_with_the_program) {
 // Places of plain files and descriptors that were closed in place: in_place::PlacesBlock, ProcessShared::closed.
 #define PLACES (COMMON - BLOCK_SIZE)
 #define CLOSED (LOCKS + 2048)
+static int large;
 static void use_files(int shared) {
   char b[256];
   const int fd = open("plain", next_random() % 2 ? O_RDONLY : O_RDWR), dir = open(".", O_RDONLY | O_DIRECTORY);
   read(fd, b, next_random() % sizeof b);
   lseek(fd, next_random() % 100, (int)(next_random() % 3));
   pread(fd, b, next_random() % sizeof b, next_random() % 100);
+  pread(large, b, next_random() % sizeof b, next_random() % WINDOW_BYTES);
   read(shared, b, next_random() % sizeof b);
   lseek(shared, 0, SEEK_CUR);
   syscall(SYS_getdents64, dir, b, sizeof b);
@@ -573,6 +575,7 @@ TEST(forged_places_fool_nobody_else) {
   find_stub();
   kit_write_file("plain", "0123456789");
   const int shared = OK(open("plain", O_RDONLY));
+  large = make_window("large", 'l');
   for (int i = 0; i < 40; i++) use_files(shared);
   if (!can_read(corner() + PLACES)) SKIP("this platform reads no files in place");
   int ends[2];
@@ -599,7 +602,7 @@ TEST(forged_places_fool_nobody_else) {
   static const uint64_t poison[] = {0, ~0UL, 1, 2, 0xffff, 0x7fffffffffffUL, 1UL << 63, 0x1ffffffffffffUL};
   volatile uint64_t *block = (volatile uint64_t *)(corner() + PLACES), *closed = (volatile uint64_t *)(corner() + CLOSED);
   for (unsigned i = 0; i < 60000; i++) {
-    const unsigned at = next_random() % 3 ? next_random() % (64 * 128 / 8) : next_random() % (BLOCK_SIZE / 8);
+    const unsigned at = next_random() % 3 ? next_random() % (64 * 192 / 8) : next_random() % (BLOCK_SIZE / 8);
     block[at] = next_random() % 2 ? poison[next_random() % 8] : next_random();
     if (i % 16 == 0) {
       // Nothing that is open for others to see: 0 to 2, the witness's pipe.
@@ -615,10 +618,66 @@ TEST(forged_places_fool_nobody_else) {
   char b[16];
   const int fd = OK(open("plain", O_RDONLY));
   EXPECT_TRUE(read(fd, b, 1) <= 1);
+  EXPECT_TRUE(pread(large, b, 1, 5000) == 1 && b[0] == 'l');
   IN_CHILD(child, {
     EXPECT_TRUE(!can_read(corner() + PLACES));
     const int again = OK(open("plain", O_RDONLY));
     EXPECT_TRUE(read(again, b, 10) == 10);
   });
   EXPECT_EXIT(child, 0);
+}
+
+// A process that never takes away what it was told to: its stub says that all is done (ProcessShared::done). It sees the bytes that were its own to read or
+// nothing, whatever becomes of the file and whoever makes others.
+static void keep_window(const char *path) {
+  const int fd = make_window(path, 'a');
+  volatile char *bytes = window();
+  if (!can_read((uintptr_t)bytes) || *bytes != 'a') board[6] = 1;
+  else if (can_write((uintptr_t)bytes)) board[5]++;
+  close(dup(fd));
+  board[4] = 0, board[5] += 0, board[6] += 0;  // nothing is mapped any more from here on
+  *(volatile uint64_t *)(corner() + SHARED + 16) = 1UL << 62;
+  board[4] = 1;
+  while (!board[0] && !board[6])
+    for (size_t at = 0; at < WINDOW_BYTES; at += 512)
+      if (bytes[at] != 'a' && bytes[at] != 0) board[5]++;
+  close(fd);
+  for (;;)
+    for (size_t at = 0; at < WINDOW_BYTES && !board[6]; at += 512)
+      if (bytes[at] != 'a' && bytes[at] != 0) board[5]++;
+}
+TEST_TIMEOUT(kept_windows_show_nothing_else, 30) {
+  find_stub();
+  pid_t witness = start_witness();
+  pid_t keeper = OK(fork());
+  if (!keeper) keep_window("/dev/shm/kept");
+  for (int i = 0; i < 2000 && !board[4]; i++) kit_sleep_ms(1);
+  EXPECT_EQ(board[4], 1);
+  static char b[65536];
+  memset(b, 'b', sizeof b);
+  const int kept = OK(open("/dev/shm/kept", O_RDWR));
+  for (int round = 0; round < 20; round++) {
+    switch (round % 4) {
+      case 0: OK(fallocate(kept, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, WINDOW_BYTES / 2)); break;
+      case 1: OK(ftruncate(kept, 4096)); break;
+      case 2: OK(ftruncate(kept, WINDOW_BYTES)); break;
+      default: OK(ftruncate(kept, 0)); break;
+    }
+    // What comes where the pages were, if anything did.
+    const int other = OK(open("/dev/shm/other", O_RDWR | O_CREAT | O_TRUNC, 0600));
+    for (int i = 0; i < 64; i++) EXPECT_EQ(write(other, b, sizeof b), (ssize_t)sizeof b);
+    char *memory = mmap(NULL, 4 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    memset(memory, 'c', 4 << 20);
+    kit_sleep_ms(5);
+    munmap(memory, 4 << 20);
+    OK(close(other));
+  }
+  end_witness(witness);
+  kit_sleep_ms(50);
+  OK(kill(keeper, SIGKILL));
+  kit_wait(keeper);
+  if (board[6]) SKIP("this platform shows no pages of files");
+  EXPECT_EQ(board[5], 0);
+  OK(unlink("/dev/shm/kept"));
+  OK(unlink("/dev/shm/other"));
 }

@@ -190,6 +190,21 @@ TEST_TIMEOUT(stub_pages_stay_read_only, 60) {
   end_witness(witness);
 }
 
+static void widen_window_step(int i) {
+  make_window("/dev/shm/widen", 'w');
+  target_page = (uintptr_t)window();
+  if (!can_read(target_page) || *(volatile char *)target_page != 'w') board[5] = 1;
+  widen_step(i);
+}
+TEST_TIMEOUT(windows_stay_read_only, 60) {
+  find_gadgets();
+  pid_t witness = start_witness();
+  attack(gadget_count, widen_window_step, 300, 20000);
+  if (board[5]) SKIP("this platform shows no pages of files");
+  EXPECT_EQ(board[4], 0);
+  end_witness(witness);
+}
+
 static void *scribble(void *argument) {
   (void)argument;
   while (!done) {

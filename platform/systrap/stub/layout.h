@@ -34,8 +34,9 @@ inline constexpr uint64_t kSharedOffset = kRingOffset + 0x7000;  // ProcessShare
 inline constexpr uint64_t kSlotsOffset = kRingOffset + 0x8000;   // thread slots, rw-
 inline constexpr uint64_t kSlotSize = SLOT_SIZE;
 inline constexpr uint64_t kMaxThreads = 8192;
+inline constexpr uint64_t kWindowsOffset = 0x1200'0000;  // in_place windows, r--
 inline constexpr uint64_t kBlocksOffset = 0x1800'0000;  // in_place blocks, rw-
-static_assert(kSlotsOffset + kMaxThreads * kSlotSize <= kBlocksOffset);
+static_assert(kSlotsOffset + kMaxThreads * kSlotSize <= kWindowsOffset && kWindowsOffset + in_place::kWindowRoom <= kBlocksOffset);
 static_assert(kBlocksOffset + in_place::kBlocks * in_place::kBlockSize <= kAreaSize);
 static_assert(kSlotsOffset % kSlotSize == 0);
 

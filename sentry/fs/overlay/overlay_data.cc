@@ -48,6 +48,7 @@ Result<RefPtr<memory::PageCache>> OverlayInode::own_data(vfs::OpContext& ctx) {
   auto fresh = base::make_ref<memory::PageCache>(overlay_fs().memory(), memory::MemoryKind::kTmpfs, this, false);
   fresh->set_size(size);
   vfs::ChangeScope change(vfs::change_word(number_));
+  change.pages_too(number_);
   base::MutexLock lock(mu_);
   if (!data_) {
     lower_file_ = std::move(file);
@@ -110,6 +111,7 @@ Result<size_t> OverlayInode::write_data(vfs::OpContext& ctx, vfs::IoBuffer& src,
   if (offset > kMaxOffset - src.remaining()) return err(kEFBIG);
   if (src.remaining() == 0) return size_t{0};
   vfs::ChangeScope change(vfs::change_word(number_));
+  if (offset + src.remaining() > data->size()) change.pages_too(number_);
   auto done = data->write(offset, src.remaining(), [&](std::span<uint8_t> to) { return src.get(to.data(), to.size()); });
   if (!done) return err(done.error() == kENOMEM ? kENOSPC : done.error());
   const vfs::TimeSpec now = vfs::timespec_of(ctx.now_realtime());
@@ -125,6 +127,7 @@ Result<void> OverlayInode::set_size(vfs::OpContext& ctx, uint64_t size) {
   RefPtr<memory::PageCache> data = TRY(own_data(ctx));
   const vfs::TimeSpec now = vfs::timespec_of(ctx.now_realtime());
   vfs::ChangeScope change(vfs::change_word(number_));
+  change.pages_too(number_);
   {
     base::MutexLock lock(mu_);
     // First, so that what is cut off does not come back from below when the file grows again.
@@ -158,6 +161,7 @@ Result<void> OverlayInode::fallocate(vfs::OpContext& ctx, uint32_t mode, uint64_
   RefPtr<memory::PageCache> data = TRY(own_data(ctx));
   const uint64_t end = offset + length;
   vfs::ChangeScope change(vfs::change_word(number_));
+  change.pages_too(number_);
   if (mode & (kPunchHole | kZeroRange)) TRY(zero_range(*data, offset, end));
   if (!(mode & kPunchHole)) {
     // Pages over the lower file are there when they are needed.
@@ -222,6 +226,12 @@ Result<RefPtr<memory::Mappable>> OverlayFile::mappable(vfs::OpContext& ctx) {
     return RefPtr<memory::Mappable>(data);
   }
   return lower_->mappable(ctx);
+}
+
+RefPtr<memory::Mappable> OverlayFile::pages_to_read(vfs::OpContext& ctx) {
+  if (RefPtr<memory::PageCache> data = file().data()) return data;
+  auto lower = lower_->mappable(ctx);
+  return lower ? std::move(*lower) : nullptr;
 }
 
 OverlayDirectory::OverlayDirectory(vfs::Path path, uint32_t flags)

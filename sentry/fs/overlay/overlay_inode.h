@@ -80,6 +80,7 @@ class OverlayInode final : public vfs::Inode, public memory::PageSource {
   uint64_t number() const override { return number_; }
   bool tells_changes() const override { return Inode::tells_changes() && !grows_unseen_.load(std::memory_order_acquire); }
   bool tells_content() const override { return Inode::tells_changes() && !changes_unseen_.load(std::memory_order_acquire); }
+  Reading reading() const override { return Inode::tells_changes() ? Reading::kNeverChangesIt : Reading::kChangesIt; }
   base::Result<void> set_attr(vfs::OpContext& ctx, const vfs::SetAttr& attr) override;
   base::Result<base::RefPtr<vfs::Inode>> lookup(vfs::OpContext& ctx, std::string_view name) override;
   vfs::Stat stat_over(vfs::Stat s) const;
@@ -192,6 +193,7 @@ class OverlayFile final : public vfs::FileDescription {
   base::Result<void> fsync(vfs::OpContext&, bool) override { return {}; }
   base::Result<void> fallocate(vfs::OpContext& ctx, uint32_t mode, uint64_t offset, uint64_t length) override;
   base::Result<base::RefPtr<memory::Mappable>> mappable(vfs::OpContext& ctx) override;
+  base::RefPtr<memory::Mappable> pages_to_read(vfs::OpContext& ctx) override;
 
  private:
   OverlayInode& file() const { return static_cast<OverlayInode&>(inode()); }

@@ -53,6 +53,7 @@ class TmpfsDescription final : public vfs::FileDescription {
     file_.note_mapping();
     return RefPtr<memory::Mappable>(&file_.pages());
   }
+  RefPtr<memory::Mappable> pages_to_read(vfs::OpContext&) override { return RefPtr<memory::Mappable>(&file_.pages()); }
   Result<uint32_t> seals() override { return file_.seals(); }
   Result<void> add_seals(uint32_t seals) override {
     if (!is_writable()) return base::err(kEPERM);
@@ -75,6 +76,7 @@ TmpfsFile::~TmpfsFile() { tmpfs().account_pages(-static_cast<int64_t>(charged_.l
 // Brings the file system's count to what the file has now; faults through mappings add pages unseen.
 void TmpfsFile::settle() {
   const uint64_t now = pages_->pages();
+  if (charged_.load(std::memory_order_relaxed) == now) return;
   const uint64_t before = charged_.exchange(now);
   tmpfs().account_pages(static_cast<int64_t>(now) - static_cast<int64_t>(before));
 }
@@ -119,6 +121,7 @@ Result<size_t> TmpfsFile::write(vfs::OpContext& ctx, vfs::IoBuffer& src, uint64_
     }
   }
   vfs::ChangeScope change(word());
+  if (offset + length > size) change.pages_too(number());
   auto written = pages_->write(offset, length, [&](std::span<uint8_t> bytes) { return src.get(bytes.data(), bytes.size()); });
   settle();
   if (!written) return err(written.error() == kENOMEM ? kENOSPC : written.error());
@@ -133,6 +136,7 @@ Result<void> TmpfsFile::resize(vfs::OpContext& ctx, uint64_t size) {
   const uint32_t seals = this->seals();
   if (((seals & vfs::kSealShrink) && size < old) || ((seals & vfs::kSealGrow) && size > old)) return err(kEPERM);
   vfs::ChangeScope change(word());
+  change.pages_too(number());
   pages_->set_size(size);
   settle();
   stamp_modified(ctx.now_realtime());
@@ -144,6 +148,7 @@ Result<void> TmpfsFile::fallocate(vfs::OpContext& ctx, uint32_t mode, uint64_t o
   vfs::SleepGuard guard(ctx, write_lock_);
   const uint32_t seals = this->seals();
   vfs::ChangeScope change(word());
+  change.pages_too(number());
   if (mode & vfs::kFallocPunchHole) {
     if (seals & (vfs::kSealWrite | vfs::kSealFutureWrite)) return err(kEPERM);
     pages_->punch_hole(offset, length);

@@ -150,6 +150,7 @@ class TmpfsFile final : public TmpfsInode {
   base::Result<void> resize(vfs::OpContext& ctx, uint64_t size) override;
   bool tells_changes() const override { return !grows_unseen_.load(std::memory_order_acquire); }
   bool tells_content() const override { return tells_changes() && is_accessed(); }
+  Reading reading() const override { return is_accessed() ? Reading::kLeavesIt : Reading::kChangesIt; }
   // It is mapped: pages come, and are counted by stat(), without a call.
   void note_mapping();
 
