@@ -38,7 +38,7 @@ constexpr size_t kMaxChunks = 24000;
 // Freed ranges wait until they are worth a host call: nobody can reach them any more.
 constexpr uint64_t kPendingBytes = 4 << 20;
 constexpr size_t kPendingRanges = 512;
-constexpr uint64_t kSpareBytes = 512 << 10;
+constexpr uint64_t kSpareBytes = 1 << 20;
 
 struct Chunk {
   uint8_t* data = nullptr;

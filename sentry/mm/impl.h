@@ -144,6 +144,7 @@ struct MemoryManager::Impl {
   std::vector<Retired> retired;  // oldest first
   std::vector<FileRange> recycled;  // oldest first; all in memory
   uint64_t recycled_bytes = 0;
+  uint32_t forks = 0;       // when no other child was there
   bool made_warm = false;  // the piece just made has its pages in memory
 
   std::atomic<uint64_t> peak_rss{0};

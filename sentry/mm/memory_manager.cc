@@ -15,7 +15,13 @@ using Impl = MemoryManager::Impl;
 
 namespace {
 
-constexpr uint64_t kForkCopyPages = 64;  // copied by one fork at most
+// Copied by one fork at most: of all pieces, of one. More where children come and go one after the other, as those of a shell: their pages
+// serve again, and neither side has page faults.
+struct CopyLimits {
+  uint64_t all, one;
+};
+constexpr CopyLimits kForkCopies{64, 12}, kForkCopiesInTurns{160, 96};
+constexpr uint32_t kForksInTurns = 2;    // so many before
 constexpr int kForkMapped = 20;          // pieces that a child has mapped from the start
 constexpr int kForkHostFiles = 16;       // likewise, of host files, whose mapping costs little
 constexpr uint64_t kRandomPages = uint64_t{1} << 20;  // 4 GiB of randomness for mmap_base
@@ -133,27 +139,28 @@ base::Result<base::RefPtr<MemoryManager>> MemoryManager::fork() {
 
 // What may be copied for a child of fork, and where to.
 struct Impl::CopyRoom {
-  explicit CopyRoom(memory::MemoryFile& f) : file(f), spare(f.take_spare()) {}
+  CopyRoom(memory::MemoryFile& f, CopyLimits l) : file(f), spare(f.take_spare()), limits(l), budget(l.all) {}
   ~CopyRoom() { file.give_back_spare(spare); }
   CopyRoom(const CopyRoom&) = delete;
   CopyRoom& operator=(const CopyRoom&) = delete;
 
   memory::MemoryFile& file;
   FileRange spare;
-  uint64_t budget = kForkCopyPages;
+  const CopyLimits limits;
+  uint64_t budget;
 };
 
 // Writable memory of which little is in use (stack, data of a small program) is copied at once: two page faults cost
 // more than a few pages. False: share it.
 bool Impl::copy_for_child(const Piece& p, Impl& c, CopyRoom& room) {
-  constexpr uint64_t kMost = 512, kWorth = 12;
+  constexpr uint64_t kMost = 512;
   uint64_t pages = p.length() / kPageSize;
   if (!p.has(kAnon) || p.has(kCow) || !p.has(kGuestWrite) || pages > kMost || room.budget == 0) return false;
   uint8_t resident[kMost];
   file.resident(p.file_range(), {resident, pages});
   uint64_t used = 0;
   for (uint64_t i = 0; i < pages; ++i) used += resident[i] & 1;
-  if (used > std::min(kWorth, room.budget)) return false;
+  if (used > std::min(room.limits.one, room.budget)) return false;
   // Where most of it is in use the rest may become real.
   const bool on_spare = 2 * used >= pages && p.length() <= room.spare.length;
   FileRange to{room.spare.offset, p.length()};
@@ -216,7 +223,8 @@ void Impl::share_pieces_with(Impl& c) {
   uint64_t run_start = 0, run_end = 0;
   uint16_t run_prot = 0;
   bool protected_any = false;
-  CopyRoom copies(file);
+  const bool in_turns = family->live.load(std::memory_order_acquire) == 2 && ++forks > kForksInTurns;  // the two are this one and `c`
+  CopyRoom copies(file, in_turns ? kForkCopiesInTurns : kForkCopies);
   int eager = kForkMapped, eager_host_files = kForkHostFiles;
   auto flush = [&] {
     if (run_end != 0) {
