@@ -104,6 +104,43 @@ TEST_CASE("The read-only twin cannot write and the file cannot shrink", "[memory
   CHECK(ftruncate(file->fd(), 0) != 0);
 }
 
+TEST_CASE("Spares serve again once their last owner is gone, and only what nobody else has", "[memory]") {
+  auto file = std::move(*MemoryFile::create());
+  struct Owner final : base::RefCounted {
+    std::atomic<bool> gone{false};
+  };
+  const auto owner = base::make_ref<Owner>();
+  const auto fill = [&](FileRange r) { memset(file->data(r.offset), 0xee, r.length); };
+  const FileRange range = *file->allocate(12 * kPage, MemoryKind::kAnonymous);
+  fill({range.offset, 8 * kPage});  // the rest is not in memory
+  file->give_spare(range, owner, owner->gone);
+  REQUIRE(file->take_spare().length == 0);
+  owner->gone = true;
+  const FileRange again = file->take_spare();
+  REQUIRE(again == FileRange{range.offset, 8 * kPage});
+  REQUIRE(file->take_spare().length == 0);
+  REQUIRE(file->is_unique(again));
+
+  const FileRange source = *file->allocate(2 * kPage, MemoryKind::kAnonymous);
+  memset(file->data(source.offset), 5, 2 * kPage);
+  file->overwrite(again.offset, source.offset, 2 * kPage);
+  REQUIRE(file->data(again.offset)[2 * kPage - 1] == 5);
+  file->give_back_spare({again.offset + 2 * kPage, 6 * kPage});
+  REQUIRE(file->take_spare().length == 6 * kPage);
+
+  const FileRange shared = *file->allocate(8 * kPage, MemoryKind::kAnonymous);
+  fill(shared);
+  file->add_ref({shared.offset, kPage});
+  file->give_spare(shared, owner, owner->gone);
+  REQUIRE(file->take_spare().length == 0);
+
+  const FileRange idle = *file->allocate(8 * kPage, MemoryKind::kAnonymous);
+  fill(idle);
+  file->give_spare(idle, owner, owner->gone);
+  file->flush();
+  REQUIRE(file->take_spare().length == 0);
+}
+
 TEST_CASE("The limit counts what the host holds", "[memory]") {
   auto file = *MemoryFile::create();
   file->set_limit(8 << 20);
