@@ -193,6 +193,8 @@ bool Impl::copy_for_child(const Piece& p, Impl& c, CopyRoom& room) {
 
 // Pages that nobody but this address space ever had may serve others when its mappings are gone. At its end.
 void Impl::leave_spares(const base::RefPtr<base::RefCounted>& owner, const std::atomic<bool>& gone) {
+  constexpr int kMost = 32;  // looking at one costs host calls
+  int room = kMost;
   std::vector<FileRange> own;
   std::erase_if(pieces.v, [&](const Piece& p) {
     if (!p.has(kAnon) || (p.flags & (kCow | kShared | kSeen)) != 0) return false;
@@ -203,7 +205,8 @@ void Impl::leave_spares(const base::RefPtr<base::RefCounted>& owner, const std::
   for (size_t i = 0; i < own.size();) {
     FileRange range = own[i];
     for (++i; i < own.size() && own[i].offset == range.end(); ++i) range.length += own[i].length;
-    file.give_spare(range, owner, gone);
+    if (room-- > 0) file.give_spare(range, owner, gone);
+    else file.drop_ref(range);
   }
 }
 
