@@ -30,7 +30,7 @@ bool eligible_locked(const Task& task, const ThreadGroup& child, const WaitFor& 
   return true;
 }
 
-void fill_locked(const Task& task, const ThreadGroup& child, WaitResult& r) {
+void fill_locked(const Task& task, const ThreadGroup& child, WaitResult& r) REQUIRES(child.set().mu) {
   r.pid = abi::Pid(child.number->in(task.pid_namespace()));
   if (child.leader_task) r.uid = task.creds().user_ns->unmap_uid(child.leader_task->credentials()->uid);
   r.use = child.own_use_locked();

@@ -375,8 +375,8 @@ void MemoryFile::give_spare(FileRange range, base::RefPtr<base::RefCounted> owne
     std::vector<Spare> old;
     bool kept = (there[i] & 1) != 0 && run.length >= kLeast;
     if (kept) {
-      base::MutexLock lock(impl_->mu);
       Impl& m = *impl_;
+      base::MutexLock lock(m.mu);
       kept = m.limit == 0 || m.total + kSpareBytes < m.limit;
       if (kept) {
         m.spares.push_back({run, owner, &gone});

@@ -31,6 +31,7 @@ constexpr uint32_t size_word(uint64_t number) {
 // Where stubs see them; null: only here. Before anything changes, and again before that memory goes.
 void set_change_words(platform::in_place::ChangeWords* words);
 uint64_t change_count(uint32_t word);
+void count_word(uint32_t word, int64_t by);
 
 class ChangeScope {
  public:
@@ -42,31 +43,20 @@ class ChangeScope {
   ChangeScope& operator=(const ChangeScope&) = delete;
 };
 
-// While there is one, every close(2) is told to the sentry at once; and every read(2).
-class CloseWatcher {
+// Counted by a word while it lives.
+template <uint32_t kWord>
+class Counted {
  public:
-  CloseWatcher();
-  ~CloseWatcher();
-  CloseWatcher(const CloseWatcher&) = delete;
-  CloseWatcher& operator=(const CloseWatcher&) = delete;
+  Counted() { count_word(kWord, 1); }
+  ~Counted() { count_word(kWord, -1); }
+  Counted(const Counted&) = delete;
+  Counted& operator=(const Counted&) = delete;
 };
-
-class ReadWatcher {
- public:
-  ReadWatcher();
-  ~ReadWatcher();
-  ReadWatcher(const ReadWatcher&) = delete;
-  ReadWatcher& operator=(const ReadWatcher&) = delete;
-};
-
+// While there is one, the sentry is told at once of every close(2), or of every read(2).
+using CloseWatcher = Counted<platform::in_place::kCloseWatchers>;
+using ReadWatcher = Counted<platform::in_place::kReadWatchers>;
 // While there is one, stubs ask for the status flags of all plain files and open none again: those of one have been changed that they know.
-class ChangedFlags {
- public:
-  ChangedFlags();
-  ~ChangedFlags();
-  ChangedFlags(const ChangedFlags&) = delete;
-  ChangedFlags& operator=(const ChangedFlags&) = delete;
-};
+using ChangedFlags = Counted<platform::in_place::kChangedFlags>;
 
 // A stretch of time in which nothing changed, as far as one has looked.
 class QuietTime {
