@@ -49,6 +49,14 @@ HostOp map_op(abi::AddrRange range, uint64_t offset, abi::Prot prot, int fd) {
   return op;
 }
 
+HostOp unmap_op(abi::AddrRange range) {
+  HostOp op = {};
+  op.kind = kOpUnmap;
+  op.address = range.start.value();
+  op.length = range.length();
+  return op;
+}
+
 }  // namespace
 
 SystrapAddressSpace::SystrapAddressSpace(SystrapPlatform& platform, base::RefPtr<StubProcess> process, uint64_t unit)
@@ -128,11 +136,7 @@ void SystrapAddressSpace::unmap(abi::AddrRange range) {
       hull.end = there.end;
     });
     if (hull.empty()) return;
-    HostOp op = {};
-    op.kind = kOpUnmap;
-    op.address = hull.start.value();
-    op.length = hull.length();
-    push(op);
+    push(unmap_op(hull));
     mapped_.erase(hull);
   });
 }
@@ -263,12 +267,9 @@ void SystrapAddressSpace::map_block(uint32_t block, uint64_t offset, uint64_t le
 
 void SystrapAddressSpace::unmap_block(uint32_t block, uint64_t length) {
   CHECK(block < in_place::kBlocks && length <= (in_place::kBlocks - block) * in_place::kBlockSize);
-  HostOp op = {};
-  op.kind = kOpUnmap;
-  op.address = platform_.zygote_.layout().area + kBlocksOffset + block * in_place::kBlockSize;
-  op.length = length;
+  const abi::Addr at(platform_.zygote_.layout().area + kBlocksOffset + block * in_place::kBlockSize);
   base::MutexLock lock(mu_);
-  push(op);
+  push(unmap_op({at, at + length}));
 }
 
 abi::AddrRange SystrapAddressSpace::window_range(uint64_t at, uint64_t length) const {
@@ -296,12 +297,8 @@ uint64_t SystrapAddressSpace::map_window(uint64_t at, const base::RefPtr<base::S
 
 void SystrapAddressSpace::unmap_window(uint64_t at, uint64_t length) {
   const abi::AddrRange range = window_range(at, length);
-  HostOp op = {};
-  op.kind = kOpUnmap;
-  op.address = range.start.value();
-  op.length = length;
   base::MutexLock lock(mu_);
-  push(op);
+  push(unmap_op(range));
 }
 
 void SystrapAddressSpace::count_waiting(int delta) {

@@ -202,7 +202,6 @@ HostResult<void> StateFiles::save(const State& s) const {
     if (n < 0) return HostErr(HostError::from_errno(temporary));
     done += static_cast<size_t>(n);
   }
-  fd.reset();
   // An exchange: ext4 writes a file that replaces another one to the disk first, as it cannot know that nobody wants it to survive.
   if (renameat2(AT_FDCWD, temporary.c_str(), AT_FDCWD, path.c_str(), RENAME_EXCHANGE) == 0) {
     unlink(temporary.c_str());

@@ -115,15 +115,16 @@ RefPtr<vfs::FilePlaces> FdTable::lend(mm::MemoryManager& mm, abi::Fd fd, FileDes
   base::MutexLock lock(mu_);
   if (!file.lends_position() || !is_at_locked(fd, file)) return nullptr;
   DescriptorView* view = view_of_locked(mm, MakeView::kNo);
-  return view && view->knows(fd.value()) ? view->lend(file, memory, DescriptorView::MuchUsed::kNo) : nullptr;
+  return view && view->knows(fd.value()) ? view->lend(file, memory) : nullptr;
 }
 
 RefPtr<vfs::FilePlaces> FdTable::lend_much_used(mm::MemoryManager& mm, abi::Fd fd, FileDescription& file, memory::MemoryFile& memory) {
   show_description(mm, fd, file, MakeView::kYes);
-  base::MutexLock lock(mu_);
-  if (!file.lends_position() || !is_at_locked(fd, file)) return nullptr;
-  DescriptorView* view = view_of_locked(mm, MakeView::kNo);
-  return view && view->knows(fd.value()) ? view->lend(file, memory, DescriptorView::MuchUsed::kYes) : nullptr;
+  {
+    base::MutexLock lock(mu_);
+    if (DescriptorView* view = view_of_locked(mm, MakeView::kNo)) view->want_places();
+  }
+  return lend(mm, fd, file, memory);
 }
 
 void FdTable::kick(abi::Fd fd) {
@@ -192,18 +193,14 @@ void FdTable::set_lowest_free_locked(int32_t fd) {
     __atomic_store_n(&closed->lowest_free, static_cast<uint32_t>(std::min(fd, limit_)), __ATOMIC_SEQ_CST);
 }
 
-void FdTable::note_duplicate() {
-  base::MutexLock lock(mu_);
-  duplicates_ = std::min(duplicates_ + 1, kMostDuplicates);
-}
-
 // `duplicated` is the stub's word: good enough for a guess.
 void FdTable::add_closed_duplicate(abi::Fd fd, const RefPtr<FileDescription>& directory, uint64_t limit) {
   base::MutexLock lock(mu_);
   in_place::ClosedDescriptors* closed = closed_.load(std::memory_order_relaxed);
-  if (duplicates_ < kWorthDuplicating || !view_ || !closed || !is_at_locked(fd, *directory) || !view_->knows(fd.value()) || !directory->closes_later()) return;
+  if (!view_ || !closed || !is_at_locked(fd, *directory) || !view_->knows(fd.value()) || !directory->closes_later()) return;
   const uint32_t duplicated = __atomic_load_n(&closed->duplicated, __ATOMIC_RELAXED);
-  duplicates_ = duplicated == duplicated_before_ ? duplicates_ - 1 : std::min(duplicates_ + 1, kMostDuplicates);
+  if (duplicated != duplicated_before_) note_duplicate();
+  else if (duplicates_directories()) duplicates_.fetch_sub(1, std::memory_order_relaxed);
   duplicated_before_ = duplicated;
   const Result<int32_t> second = reserve_locked(0, limit);
   if (!second || static_cast<uint32_t>(*second) >= in_place::kDescriptors) {

@@ -2,6 +2,7 @@
 // FdTable: a process's descriptors. Shared by threads (and by CLONE_FILES processes), copied by fork.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <functional>
 #include <memory>
@@ -74,7 +75,8 @@ class FdTable final : public base::RefCounted {
   base::RefPtr<vfs::FilePlaces> lend_much_used(mm::MemoryManager& mm, abi::Fd fd, vfs::FileDescription& file, memory::MemoryFile& memory);
   // A directory was duplicated by a call that came to the sentry. Where that happens to those that are opened, one that was opened as `fd` gets a
   // second descriptor that is closed as if in place: the stub opens it again as the duplicate, or it goes with the next call.
-  void note_duplicate();
+  void note_duplicate() { duplicates_.store(std::min(duplicates_.load(std::memory_order_relaxed) + 1, kMostDuplicates), std::memory_order_relaxed); }
+  bool duplicates_directories() const { return duplicates_.load(std::memory_order_relaxed) >= kWorthDuplicating; }
   void add_closed_duplicate(abi::Fd fd, const base::RefPtr<vfs::FileDescription>& directory, uint64_t limit);
   // RLIMIT_NOFILE was set: a stub opens nothing again that is beyond it.
   void set_limit(uint64_t limit);
@@ -105,9 +107,9 @@ class FdTable final : public base::RefCounted {
   std::unique_ptr<DescriptorView> view_ GUARDED_BY(mu_);
   bool no_view_ GUARDED_BY(mu_) = false;
   int32_t limit_ GUARDED_BY(mu_) = kMaxFds;  // as it was last set
-  // Of the last directories that were opened, how many were duplicated: up to kMostDuplicates.
+  // Of the last directories that were opened, how many were duplicated: up to kMostDuplicates. A guess: nobody minds a lost change.
   static constexpr uint32_t kWorthDuplicating = 4, kMostDuplicates = 16;
-  uint32_t duplicates_ GUARDED_BY(mu_) = 0;
+  std::atomic<uint32_t> duplicates_{0};
   uint32_t duplicated_before_ GUARDED_BY(mu_) = 0;  // ClosedDescriptors::duplicated when the last second descriptor was made
   std::atomic<vfs::in_place::ClosedDescriptors*> closed_{nullptr};  // the view's; hostile
 };

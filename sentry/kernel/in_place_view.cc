@@ -138,10 +138,9 @@ bool DescriptorView::share(CommonAnswers& common) {
   return common_.get() == &common;
 }
 
-base::RefPtr<vfs::FilePlaces> DescriptorView::lend(vfs::FileDescription& file, memory::MemoryFile& memory, MuchUsed much) {
-  constexpr uint32_t kWorthPlaces = 8;  // most programs that start open fewer
+base::RefPtr<vfs::FilePlaces> DescriptorView::lend(vfs::FileDescription& file, memory::MemoryFile& memory) {
   if (!places_) {
-    if (++lends_ < kWorthPlaces && much == MuchUsed::kNo) return nullptr;
+    if (++lends_ < kWorthPlaces) return nullptr;
     auto made = vfs::FilePlaces::create(memory, table(), space());
     if (!made) return nullptr;
     places_ = std::move(*made);

@@ -41,9 +41,9 @@ class DescriptorView final : public vfs::InPlaceView {
   enum class Closed : uint8_t { kNo, kYes };
   void take_closed(base::FunctionRef<void(int32_t fd, Closed closed)> take);
   // Where the stub moves the position of `file`, of which all descriptors are in the table. Null: not yet, or no memory.
-  // kYes: it is used so much that there are to be places in any case.
-  enum class MuchUsed : uint8_t { kNo, kYes };
-  base::RefPtr<vfs::FilePlaces> lend(vfs::FileDescription& file, memory::MemoryFile& memory, MuchUsed much);
+  base::RefPtr<vfs::FilePlaces> lend(vfs::FileDescription& file, memory::MemoryFile& memory);
+  // A file is used so much that the next one to be lent makes places.
+  void want_places() { lends_ = kWorthPlaces; }
   // Null: no memory, or (when they are not to be made in `memory`) none yet.
   base::RefPtr<StatAnswers> answers(memory::MemoryFile* memory);
   // The first that comes; false: it has others.
@@ -70,6 +70,7 @@ class DescriptorView final : public vfs::InPlaceView {
   // The table's lock:
   base::RefPtr<StatAnswers> answers_;
   base::RefPtr<vfs::FilePlaces> places_;
+  static constexpr uint32_t kWorthPlaces = 8;  // most programs that start open fewer
   uint32_t lends_ = 0;  // how often there was something to lend, before there were places
   base::RefPtr<CommonAnswers> common_;
   std::bitset<in_place::kDescriptors> described_;

@@ -114,6 +114,12 @@ struct PageCache::Impl {
     extents.erase(next);
   }
 
+  // The run at `page`, with what its extent has before that from `lo` on.
+  Mappable::Placed around(uint64_t page, const Run& run, uint64_t lo) const REQUIRES(mu) {
+    const uint64_t before = page - std::max(std::min(page, page_of(lo)), std::prev(extents.upper_bound(page))->first);
+    return {(page - before) << kPageShift, {run.mem - before * kPageSize, (run.pages + before) * kPageSize}};
+  }
+
   // How many pages the extent has that ends at `page`.
   uint64_t pages_before(uint64_t page) const REQUIRES(mu) {
     auto it = extents.lower_bound(page);
@@ -579,13 +585,11 @@ base::Result<Mappable::Placed> PageCache::translate_cached(uint64_t offset, uint
       }
     }
     if (run.present) {
-      auto extent = std::prev(m.extents.upper_bound(page));
-      uint64_t before = page - std::max(std::min(page, page_of(lo)), extent->first);
-      FileRange range{run.mem - before * kPageSize, (run.pages + before) * kPageSize};
-      file_.add_ref(range);
-      result = Placed{(page - before) << kPageShift, range};
+      const Placed placed = m.around(page, run, lo);
+      file_.add_ref(placed.range);
+      result = placed;
       if (write) m.changes.fetch_add(1, std::memory_order_relaxed);
-      if (write && source_) m.mark_dirty(page - before, page + run.pages);
+      if (write && source_) m.mark_dirty(page_of(placed.start), page + run.pages);
     }
   }
   m.release(drops);
@@ -600,10 +604,9 @@ base::Result<Mappable::Placed> PageCache::find_pages(uint64_t offset, uint64_t l
   if (page >= end) return base::err(kENXIO);
   const Impl::Run run = m.run_at(page, end - page);
   if (!run.present) return base::err(kEAGAIN);
-  const uint64_t before = page - std::max(page_of(lo), std::prev(m.extents.upper_bound(page))->first);
-  const FileRange range{run.mem - before * kPageSize, (run.pages + before) * kPageSize};
-  file_.add_ref(range);
-  return Placed{(page - before) << kPageShift, range};
+  const Placed placed = m.around(page, run, lo);
+  file_.add_ref(placed.range);
+  return placed;
 }
 
 uint64_t PageCache::removals() const {

@@ -56,7 +56,8 @@ Result<Fd> do_open(Task& task, int32_t dirfd, UserCString user_path, uint32_t fl
     keep_name(task, from.get(), dirfd, start, path, flags, true);
   // Most programs ask for the size next.
   if (kernel::stats_what_it_opens(task)) kernel::StatAsker(task).keep_opened(*file, fd, path);
-  if (file->inode().is_dir()) task.fds().add_closed_duplicate(fd, file, task.rlimit(creds::Resource::kNOFILE).soft);
+  if (file->inode().is_dir() && task.fds().duplicates_directories())
+    task.fds().add_closed_duplicate(fd, file, task.rlimit(creds::Resource::kNOFILE).soft);
   return fd;
 }
 

@@ -95,10 +95,7 @@ void FilePlaces::take_back_locked(FileDescription& file) {
   judge(i);
   hold_position_locked(file);
   __atomic_store_n(&place(i).number, uint64_t{0}, __ATOMIC_SEQ_CST);
-  if (m.window.length != 0) {
-    rewrite(i, [](FilePlace& p) { p.window_length = 0; });
-    drop_window(m);
-  }
+  if (m.window.length != 0) drop_window(i);
   m.file = nullptr;
   m.length = 0;
   file.lent_.store(nullptr, std::memory_order_seq_cst);
@@ -157,17 +154,18 @@ bool FilePlaces::is_window_wanted(size_t i) {
 }
 
 // Whether it is still right; and what has become of it since it was last told of.
-void FilePlaces::keep_window(FileDescription& file, Mine& m, const KnownFile& known) {
-  FileWindow& window = m.window;
+void FilePlaces::keep_window(size_t i, const KnownFile& known) {
+  FileWindow& window = mine_[i].window;
   if (window.length == 0) return;
-  const uint32_t used = __atomic_load_n(&place(index_of(file)).window_used, __ATOMIC_RELAXED);
-  file.read_habit().note_told(std::exchange(window.used_before, used) != used ? ReadHabit::Told::kUsed : ReadHabit::Told::kUnused);
-  if (!known.window.is_empty() && used - window.used_first >= kWellUsed) file.read_habit().was_worth_it();
-  if (!known.window.is_empty() || window.pages != known.pages || window.removals != known.removals) drop_window(m);
+  ReadHabit& habit = mine_[i].file->read_habit();
+  const uint32_t used = __atomic_load_n(&place(i).window_used, __ATOMIC_RELAXED);
+  habit.note_told(std::exchange(window.used_before, used) != used ? ReadHabit::Told::kUsed : ReadHabit::Told::kUnused);
+  if (!known.window.is_empty() && used - window.used_first >= kWellUsed) habit.was_worth_it();
+  if (!known.window.is_empty() || window.pages != known.pages || window.removals != known.removals) drop_window(i);
 }
 
-void FilePlaces::make_window(FileDescription& file, Mine& m, const KnownFile& known) {
-  FileWindow& window = m.window;
+void FilePlaces::make_window(size_t i, const KnownFile& known) {
+  FileWindow& window = mine_[i].window;
   window.at = find_room(known.window.length());
   window.ticket = known.window.map(space_, window.at);
   window.pages = known.pages;
@@ -175,12 +173,13 @@ void FilePlaces::make_window(FileDescription& file, Mine& m, const KnownFile& kn
   window.start = known.window.start();
   window.length = known.window.length();
   window.made = ++windows_made_;
-  window.used_first = window.used_before = __atomic_load_n(&place(index_of(file)).window_used, __ATOMIC_RELAXED);
-  file.read_habit().set_window(true);
+  window.used_first = window.used_before = __atomic_load_n(&place(i).window_used, __ATOMIC_RELAXED);
+  mine_[i].file->read_habit().set_window(true);
 }
 
-// Nobody is told of it any more.
-void FilePlaces::drop_window(Mine& m) {
+void FilePlaces::drop_window(size_t i) {
+  Mine& m = mine_[i];
+  rewrite(i, [](FilePlace& p) { p.window_length = 0; });  // before its pages go
   space_.unmap_window(m.window.at, m.window.length);
   m.window = {};
   m.file->read_habit().set_window(false);
@@ -202,8 +201,7 @@ uint64_t FilePlaces::find_room(uint64_t length) {
     for (size_t i = 0; i < mine_.size(); ++i) {
       if (mine_[i].window.length != 0 && (oldest == mine_.size() || mine_[i].window.made < mine_[oldest].window.made)) oldest = i;
     }
-    rewrite(oldest, [](FilePlace& p) { p.window_length = 0; });
-    drop_window(mine_[oldest]);
+    drop_window(oldest);
   }
 }
 
@@ -225,11 +223,8 @@ void FilePlaces::tell(FileDescription& file, const KnownFile& known) {
     m.length = 0;
   }
   const int readable = !known.readable || !file.is_readable() ? 0 : in_place::kPlaceReadable | (known.steady ? in_place::kPlaceSteady : 0);
-  if (m.window.length != 0 || !known.window.is_empty()) {
-    rewrite(i, [](FilePlace& p) { p.window_length = 0; });  // before its pages go
-    keep_window(file, m, known);
-    if (!known.window.is_empty() && readable != 0) make_window(file, m, known);
-  }
+  keep_window(i, known);
+  if (!known.window.is_empty() && readable != 0) make_window(i, known);
   rewrite(i, [&](FilePlace& p) {
     p.kind = static_cast<uint16_t>(in_place::kPlaceSize | readable |
                                    (file.inode().is_dir() ? in_place::kPlaceDirectory : 0) | (m.alone ? in_place::kPlaceAlone : 0));

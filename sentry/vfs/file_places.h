@@ -97,9 +97,9 @@ class FilePlaces final : public base::RefCounted {
   void rewrite(size_t i, F&& f);
   void judge(size_t i);
   bool is_window_wanted(size_t i);
-  void keep_window(FileDescription& file, Mine& m, const KnownFile& known);
-  void make_window(FileDescription& file, Mine& m, const KnownFile& known);
-  void drop_window(Mine& m);
+  void keep_window(size_t i, const KnownFile& known);
+  void make_window(size_t i, const KnownFile& known);
+  void drop_window(size_t i);
   uint64_t find_room(uint64_t length);
 
   const base::RefPtr<InPlaceMemory> memory_;
