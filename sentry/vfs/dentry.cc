@@ -202,7 +202,8 @@ base::Result<base::RefPtr<Dentry>> Dentry::child(OpContext& ctx, std::string_vie
 }
 
 base::Result<base::RefPtr<Dentry>> Dentry::lookup(OpContext& ctx, std::string_view name) {
-  constexpr int kTries = 8;  // then the answer is as good as any
+  // A name that is missing by a stale answer would stay missing in the cache: directories that others change all the time took more than a few.
+  constexpr int kTries = 1000;
   for (int tries = 0;; ++tries) {
     uint64_t before;
     {
