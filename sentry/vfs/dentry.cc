@@ -178,8 +178,12 @@ void Dentry::touch() const {
 }
 
 base::RefPtr<Dentry> Dentry::cached_child(std::string_view name) const {
-  uint32_t hash = hash_name(name);
+  const uint32_t hash = hash_name(name);
   base::MutexLock lock(names_mu_);
+  return find_locked(name, hash);
+}
+
+base::RefPtr<Dentry> Dentry::find_locked(std::string_view name, uint32_t hash) const {
   if (!names_) return nullptr;
   for (Dentry* d = names_->buckets[hash & (names_->buckets.size() - 1)]; d; d = d->hash_next_) {
     if (d->hash_ != hash || d->name_ != name || !d->try_ref()) continue;
@@ -202,8 +206,9 @@ base::Result<base::RefPtr<Dentry>> Dentry::child(OpContext& ctx, std::string_vie
 }
 
 base::Result<base::RefPtr<Dentry>> Dentry::lookup(OpContext& ctx, std::string_view name) {
-  // A name that is missing by a stale answer would stay missing in the cache: directories that others change all the time took more than a few.
+  // What was learnt beside a change may be stale and would stay so in the cache. A bound, as others may change a directory all the time.
   constexpr int kTries = 1000;
+  const uint32_t hash = hash_name(name);
   for (int tries = 0;; ++tries) {
     uint64_t before;
     {
@@ -213,12 +218,12 @@ base::Result<base::RefPtr<Dentry>> Dentry::lookup(OpContext& ctx, std::string_vi
     base::Result<base::RefPtr<Inode>> found = inode_ptr()->lookup(ctx, name);
     if (!found && found.error() != kENOENT) return base::err(found.error());
     base::RefPtr<Inode> inode = found ? std::move(*found) : nullptr;
-    base::RefPtr<Dentry> fresh;
-    fresh = base::make_ref<Dentry>(base::RefPtr<Dentry>(this), std::string(name), std::move(inode), fs_);
+    base::RefPtr<Dentry> fresh = base::make_ref<Dentry>(base::RefPtr<Dentry>(this), std::string(name), std::move(inode), fs_);
     if (is_deleted()) return fresh;
-    if (base::RefPtr<Dentry> other = cached_child(name)) return other;
     {
       base::MutexLock lock(names_mu_);
+      // Who looked the name up at the same time may be about to create it: both must have the same dentry.
+      if (base::RefPtr<Dentry> other = find_locked(name, hash)) return other;
       if (changes_ != before && tries < kTries) continue;
       hash_locked(*fresh);
     }
@@ -346,11 +351,11 @@ void Dentry::forget_children() {
 }
 
 base::RefPtr<Dentry> Dentry::insert_child(std::string_view name, base::RefPtr<Inode> inode) {
-  base::RefPtr<Dentry> existing = cached_child(name);
-  if (existing) return existing;
+  if (base::RefPtr<Dentry> existing = cached_child(name)) return existing;
   auto fresh = base::make_ref<Dentry>(base::RefPtr<Dentry>(this), std::string(name), std::move(inode), fs_);
   {
     base::MutexLock lock(names_mu_);
+    if (base::RefPtr<Dentry> other = find_locked(name, hash_name(name))) return other;
     hash_locked(*fresh);
   }
   DentryLru::get().add(*fresh);

@@ -74,6 +74,7 @@ class Dentry final : public base::RefCounted {
   struct Names;
   Dentry(base::RefPtr<Dentry> parent, std::string name, base::RefPtr<Inode> inode, const FileSystem* fs);
   void unhash();
+  base::RefPtr<Dentry> find_locked(std::string_view name, uint32_t hash) const REQUIRES(names_mu_);
   void hash_locked(Dentry& child) REQUIRES(names_mu_);
   void touch() const;
   base::Result<base::RefPtr<Dentry>> lookup(OpContext& ctx, std::string_view name);

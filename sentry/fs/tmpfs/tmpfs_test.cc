@@ -309,6 +309,30 @@ TEST_CASE("mounts cross, move, and come off") {
   CHECK(w.open("m/hidden", kO_WRONLY).error() == kEROFS);
 }
 
+// One of those who look a name up may create it: the others must not leave a dentry in the cache that says it is missing.
+TEST_CASE("a missing name that several look up at once has one dentry") {
+  World w;
+  constexpr int kNames = 20000;
+  std::vector<RefPtr<Dentry>> found[2];
+  std::atomic<int> reached[2] = {0, 0};
+  auto look = [&](int side) {
+    TestContext ctx{w.ctx};
+    for (int i = 0; i < kNames; ++i) {
+      reached[side] = i;
+      while (reached[1 - side] < i) {
+      }
+      found[side].push_back(*w.root.dentry->child(ctx, std::to_string(i)));
+    }
+    reached[side] = kNames;
+  };
+  std::thread other(look, 1);
+  look(0);
+  other.join();
+  int differ = 0;
+  for (size_t i = 0; i < kNames; ++i) differ += found[0][i].get() != found[1][i].get();
+  CHECK(differ == 0);
+}
+
 TEST_CASE("a deep tree dies without deep recursion") {
   World w;
   Path at = w.root;
