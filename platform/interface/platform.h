@@ -69,6 +69,11 @@ struct SignalAction {
 };
 using SignalActions = std::array<SignalAction, 64>;
 
+// What set_robust_list(2) and set_tid_address(2) set: addresses, 0 for none.
+struct ThreadWords {
+  uint64_t robust_list = 0, clear_child_tid = 0;
+};
+
 // One guest thread's machine state. Owned by its task; destroyed only while stopped, and before its
 // address space.
 class Context {
@@ -137,6 +142,10 @@ class Context {
   virtual SignalAction signal_action(int32_t signo) const { (void)signo; return {}; }
   virtual void hide_signal_actions() {}
 
+  // Kept here because a platform may answer both calls in place; nothing in a new context. With the guest stopped; its own word.
+  virtual ThreadWords thread_words() const { return thread_words_; }
+  virtual void set_thread_words(const ThreadWords& words) { thread_words_ = words; }
+
   // How much of the time between the last resume() and its event, both in ticks of the time-stamp counter, the guest ran:
   // without what waking host threads took. A hint, which a hostile guest can choose.
   virtual uint64_t guest_ticks(uint64_t resumed, uint64_t stopped) const { return stopped - resumed; }
@@ -152,6 +161,9 @@ class Context {
   // Free for the sentry: the scheduler's and the task that owns this context.
   void* owner = nullptr;
   void* task = nullptr;
+
+ private:
+  ThreadWords thread_words_;
 };
 
 // What getpid and kin return, so that a platform can answer them without a hand-off. `enabled` is off while the

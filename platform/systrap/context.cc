@@ -39,6 +39,7 @@ SystrapContext::SystrapContext(SystrapPlatform& platform, SystrapAddressSpace& a
   poke(thread_.slot->in_place.enabled, 0u);
   poke(thread_.slot->in_place.actions, 0u);
   poke(thread_.slot->frame_xstate, 0u);
+  set_thread_words({});
   platform_.enrol(*this);
   base::MutexLock lock(as_.mu_);
   as_.contexts_.push_back(this);
@@ -155,6 +156,15 @@ SignalAction SystrapContext::signal_action(int32_t signo) const {
 
 void SystrapContext::hide_signal_actions() { poke(thread_.slot->in_place.actions, 0u); }
 
+ThreadWords SystrapContext::thread_words() const {
+  return {peek(thread_.slot->robust_list), peek(thread_.slot->clear_child_tid)};
+}
+
+void SystrapContext::set_thread_words(const ThreadWords& words) {
+  poke(thread_.slot->robust_list, words.robust_list);
+  poke(thread_.slot->clear_child_tid, words.clear_child_tid);
+}
+
 void SystrapContext::set_in_place(const InPlaceValues& v) {
   InPlaceSlot& to = thread_.slot->in_place;
   poke(to.io, v.io ? 1u : 0u);
@@ -194,13 +204,13 @@ Event SystrapContext::read_event() {
   if (want_fp_) {
     // It only moved to a signal frame; the registers are here already.
     want_fp_ = saved_ = false;
-    in_frame_ = mode_of(peek(slot.head)) == kModeFrame;
+    in_frame_ = mode_of(peek(slot.head)) & kModeFrame;
     fetch_frame_fp();
     event.kind = EventKind::kInterrupted;
     return event;
   }
   const uint32_t head = peek(slot.head), kind = kind_of(head);
-  in_frame_ = mode_of(head) == kModeFrame;
+  in_frame_ = mode_of(head) & kModeFrame;
   saved_ = false;
   if (kind == kStubKick) {
     read_arguments();
@@ -249,8 +259,9 @@ bool SystrapContext::read_call() {
   const Slot& slot = *thread_.slot;
   const uint32_t head = peek(slot.head);
   if (kind_of(head) != kStubSyscall || want_fp_) return false;
-  in_frame_ = mode_of(head) == kModeFrame;
-  saved_ = mode_of(head) == kModeSaved;
+  in_frame_ = mode_of(head) & kModeFrame;
+  saved_ = mode_of(head) & kModeSaved;
+  trapped_ = mode_of(head) & (kModeFrame | kModeTrapped);
   read_arguments();
   const uint32_t number = peek(slot.number);
   regs_.orig_rax = number == kWideNumber ? peek(slot.regs.rax) : number;

@@ -105,14 +105,8 @@ void Supervisor::kill_all() {
 }
 
 void Supervisor::follow(int cpu) {
-  constexpr unsigned kMoveAfter = 4;
-  if (cpu == validator_cpu_.load(std::memory_order_relaxed)) {
-    if (asked_elsewhere_.load(std::memory_order_relaxed) != 0) asked_elsewhere_.store(0, std::memory_order_relaxed);
-    return;
-  }
   const pid_t tid = validator_tid_.load(std::memory_order_relaxed);
-  if (tid == 0 || asked_elsewhere_.fetch_add(1, std::memory_order_relaxed) + 1 < kMoveAfter) return;
-  asked_elsewhere_.store(0, std::memory_order_relaxed);
+  if (tid == 0 || cpu == validator_cpu_.load(std::memory_order_relaxed)) return;
   cpu_set_t set;
   CPU_ZERO(&set);
   CPU_SET(cpu, &set);

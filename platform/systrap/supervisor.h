@@ -34,8 +34,8 @@ class Supervisor {
   void add(const base::RefPtr<StubProcess>& process);
   void add_thread(const base::RefPtr<StubProcess>& process, pid_t tid);
   void kill_all();
-  // A stub thread on `cpu` is about to ask. The validator moves there once several in a row were elsewhere: waking it on another
-  // CPU, which may be halted, costs many times an answer. Any thread.
+  // A stub thread on `cpu` is about to ask. The validator moves there: that costs 2 us, waking it on another CPU, which may be halted, 20 and
+  // more, and a file that it installs several such wake-ups. Any thread.
   void follow(int cpu);
   bool zygote_alive() const { return zygote_alive_.load(); }
 
@@ -65,7 +65,6 @@ class Supervisor {
   std::atomic<bool> stopping_{false};
   std::atomic<pid_t> validator_tid_{0};
   std::atomic<int> validator_cpu_{-1};
-  std::atomic<unsigned> asked_elsewhere_{0};  // in a row
   std::thread validator_;
   std::thread reaper_;
   base::Mutex mu_{base::LockRank::kPlatformGlobal};

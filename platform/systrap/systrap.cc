@@ -195,10 +195,7 @@ SystrapPlatform::Begun SystrapPlatform::begin(SystrapContext& context, ResumeMod
   if (context.as_.dirty_.load(std::memory_order_acquire)) {
     // Its thread makes host calls first, which the validator sees to: both want a CPU, and nobody is to look meanwhile.
     context.pace.store(std::max(context.pace.load(std::memory_order_relaxed), kNotSoonTicks), std::memory_order_relaxed);
-    bool asks = false;
-    all = context.as_.publish(asks);
-    const int cpu = static_cast<int>(posted_on(*context.thread_.slot));
-    if (asks && std::find(cpu_of_bell_.begin(), cpu_of_bell_.end(), cpu) != cpu_of_bell_.end()) supervisor_.follow(cpu);
+    all = context.as_.publish(context.asks_);
     wanted = Wanted::kHandOver;
   }
   context.write_reply(mode, all);
@@ -218,6 +215,10 @@ void SystrapPlatform::enlist(SystrapContext& context, uint32_t state_before) {
     base::MutexLock lock(run_mu_);
     context.overdue_ = 0;
     if ((state_before & kSleeping) && !cpu_of_bell_.empty()) place(context);
+    if (std::exchange(context.asks_, false)) {
+      const int cpu = cpu_of_running(context);
+      if (std::find(cpu_of_bell_.begin(), cpu_of_bell_.end(), cpu) != cpu_of_bell_.end()) supervisor_.follow(cpu);
+    }
     running_.push_back(&context);
     if (context.thread_.cpu >= 0) ++tied_running_;
   }
@@ -483,10 +484,10 @@ Event SystrapPlatform::take_event(Context& context) {
     return std::exchange(c.forced_, {});
   }
   if (!c.read_call()) [[unlikely]] return c.read_event();
-  count(c.in_frame_ ? Counter::kCallsTrapped : Counter::kCallsPatched);
+  count(c.trapped_ ? Counter::kCallsTrapped : Counter::kCallsPatched);
   // Whole constants: an event put together bit by bit would stall whoever copies it.
   static constexpr Event kTrapped = {.kind = EventKind::kSyscall, .trapped = true}, kPatched = {.kind = EventKind::kSyscall};
-  return c.in_frame_ ? kTrapped : kPatched;
+  return c.trapped_ ? kTrapped : kPatched;
 }
 
 // --- Idle executors ---

@@ -142,6 +142,8 @@ class SystrapContext final : public Context {
   void set_signal_action(int32_t signo, const SignalAction& action) override;
   SignalAction signal_action(int32_t signo) const override;
   void hide_signal_actions() override;
+  ThreadWords thread_words() const override;
+  void set_thread_words(const ThreadWords& words) override;
   uint64_t guest_ticks(uint64_t resumed, uint64_t stopped) const override;
 
  private:
@@ -175,6 +177,8 @@ class SystrapContext final : public Context {
   bool gs_changed_ = false;
   bool saved_ = false;         // a stopped one that is not has its FP state in the slot all the same (as it says)
   bool in_frame_ = false;      // the stopped thread is in a signal frame (as it says)
+  bool asks_ = false;          // about to be resumed, its thread makes host calls that the validator sees to
+  bool trapped_ = false;       // its call came through a signal (as it says)
   bool want_fp_ = false;       // the next resume only fetches FP state
   bool continuation_ = false;  // the queue did not fit the ring: resumed_mode_ waits
   ResumeMode resumed_mode_ = ResumeMode::kFull;

@@ -98,7 +98,6 @@ Result<void> copy_state(Task& task, Task& child, const CloneArgs& args) {
   if (!(args.flags & kCLONE_VM) || (args.flags & kCLONE_VFORK)) to.altstack = from.altstack;
   to.timer_slack_ns.store(from.timer_slack_ns.load());
   to.in_place_ok = from.in_place_ok;
-  to.action_calls = from.actions_shown ? Task::Private::kWorthShowing - 1 : from.action_calls;
   if (from.seccomp_mode.load() != 0) {
     RefPtr<SeccompFilter> filter = from.seccomp.with([](auto& f) { return f; });
     to.seccomp.with([&](auto& f) { f = filter; });
@@ -112,7 +111,7 @@ Result<void> copy_state(Task& task, Task& child, const CloneArgs& args) {
     sched.reset_on_fork = false;
   }
   child.sched.with([&](auto& s) { s = sched; });
-  if (args.flags & kCLONE_CHILD_CLEARTID) child.clear_child_tid = args.child_tid;
+  if (args.flags & kCLONE_CHILD_CLEARTID) context.set_thread_words({.clear_child_tid = args.child_tid.value()});
   return {};
 }
 

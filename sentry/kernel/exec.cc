@@ -4,6 +4,7 @@
 #include "sentry/kernel/futex.h"
 #include "sentry/kernel/posix_timers.h"
 #include "sentry/kernel/program.h"
+#include "sentry/kernel/stat_answers.h"
 #include "sentry/kernel/task_private.h"
 
 namespace sentry::kernel {
@@ -74,7 +75,6 @@ void take_over_leadership(Task& task) {
 // Nothing below fails.
 void switch_memory(Task& task, Program& program, std::unique_ptr<platform::Context> context) {
   ThreadGroup& group = task.thread_group();
-  if (task.mm().ref_count_for_debug() == 1) task.clear_child_tid = abi::Addr();
   futex_task_exit(task);
   std::unique_ptr<platform::Context> old_context;
   context->task = &task;
@@ -138,14 +138,14 @@ Result<void> exec_task(Task& task, ExecArgs args) {
   switch_memory(task, program, std::move(context));
   close_on_exec(task);
   reset_signals(task);
-  task.robust_list = abi::Addr();
   task.set_comm(program.comm);
   const bool dumpable = task.mm().dumpable();
   task.set_credentials(program.creds);
   task.mm().set_dumpable(dumpable);  // of the new image: what the loader decided
   if (program.secure) task.parent_death_signal.store(0);
-  task.priv().stats_asked = task.priv().paths_asked = 0;
+  task.priv().stats_asked = 0;
   update_in_place(task);
+  begin_with_answers(task);
   base::stats::count(base::stats::Counter::kExecs);
   return {};
 }

@@ -218,8 +218,6 @@ void close_files(Task& task) {
 void release_resources(Task& task) {
   Task::Private& p = task.priv();
   if (!task.fds().is_shared()) task.fds().drop_view(FdTable::Again::kMaybe);
-  // With no other user of the memory nobody can look at the thread-id word any more.
-  if (task.mm().ref_count_for_debug() == 1) task.clear_child_tid = abi::Addr();
   futex_task_exit(task);
   std::unique_ptr<platform::Context> context;
   {

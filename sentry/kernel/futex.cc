@@ -392,9 +392,7 @@ void mark_owner_died(Task& task, uint64_t entry, int64_t offset) {
     if (auto key = key_of(task, addr, scope)) (void)hand_over_pi(task.mm(), addr, *key, kFutexOwnerDied);
 }
 
-void walk_robust_list(Task& task) {
-  const abi::Addr head_addr = task.robust_list;
-  task.robust_list = abi::Addr();
+void walk_robust_list(Task& task, abi::Addr head_addr) {
   if (head_addr.is_null()) return;
   auto head = task.read(memory::UserIn<RobustHead>(head_addr));
   if (!head) return;
@@ -411,10 +409,12 @@ void walk_robust_list(Task& task) {
 }  // namespace
 
 void futex_task_exit(Task& task) {
-  walk_robust_list(task);
-  const abi::Addr tid_addr = task.clear_child_tid;
-  task.clear_child_tid = abi::Addr();
-  if (tid_addr.is_null()) return;
+  const platform::ThreadWords words = task.context().thread_words();
+  task.context().set_thread_words({});
+  walk_robust_list(task, abi::Addr(words.robust_list));
+  const abi::Addr tid_addr(words.clear_child_tid);
+  // With no other user of the memory nobody can look at the word any more.
+  if (tid_addr.is_null() || task.mm().ref_count_for_debug() == 1) return;
   if (!task.write(memory::UserOut<int32_t>(tid_addr), 0)) return;
   (void)futex_wake(task, tid_addr, FutexScope::kShared, 1, kFutexBitsetAny);
   (void)futex_wake(task, tid_addr, FutexScope::kPrivate, 1, kFutexBitsetAny);

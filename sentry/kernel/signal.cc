@@ -126,8 +126,6 @@ void show_signal_actions(Task& task, int32_t signo) {
   ThreadGroup& group = task.thread_group();
   RefPtr<SignalHandlers> handlers = group.signal_handlers();
   if (p.actions_shown) return p.context->set_signal_action(signo, for_platform(handlers->get(signo)));
-  if (++p.action_calls < Task::Private::kWorthShowing) return;
-  p.action_calls = 0;
   if (group.thread_count() != 1 || handlers->ref_count_for_debug() > 2) return;  // ours and the group's
   platform::SignalActions shown;
   handlers->for_each([&](int32_t n, const SigAction& a) { shown[static_cast<size_t>(n - 1)] = for_platform(a); });
@@ -138,9 +136,10 @@ void take_signal_actions(const Task& task, SignalHandlers& handlers) {
   const Task::Private& p = task.priv();
   if (!p.actions_shown) return;
   handlers.for_each([&](int32_t n, SigAction& action) {
-    if (action.handler != abi::kSIG_DFL || is_ignored_by_default(n) || abi::kUnblockableSignals.has(n)) return;
+    constexpr uint64_t kChildFlags = abi::kSA_NOCLDSTOP | abi::kSA_NOCLDWAIT;  // the platform leaves them alone
+    if (action.handler != abi::kSIG_DFL || abi::kUnblockableSignals.has(n)) return;
     const platform::SignalAction own = p.context->signal_action(n);
-    action.flags = own.flags & abi::kSaFlags;
+    action.flags = (own.flags & abi::kSaFlags & ~kChildFlags) | (action.flags & kChildFlags);
     action.restorer = own.restorer;
     action.mask = SigSet{own.mask} & ~abi::kUnblockableSignals;
   });

@@ -22,6 +22,7 @@ namespace {
 
 constexpr uint32_t kWorthTable = 24;   // calls before a process gets a table
 constexpr uint32_t kWorthJoining = 2;  // calls before it gets what others have asked
+constexpr uint32_t kOpens = 64;         // files that are opened after a fstat(2), for which an answer is left
 constexpr uint32_t kOpened = 256;      // answers of a table for what was just opened
 constexpr uint64_t kJudgedAfter = 64;  // answers put ahead
 constexpr uint64_t kRemembered = 2048;  // of them
@@ -173,6 +174,12 @@ void StatAnswers::count_ahead(uint64_t directory, size_t n, std::string_view nex
   if (d.key == directory) d.next = std::hash<std::string_view>{}(next);
 }
 
+void begin_with_answers(Task& task) {
+  task.priv().paths_asked = kWorthJoining;
+  task.priv().opens_kept = kOpens;  // dynamic linkers do
+  const StatAsker joins(task);
+}
+
 bool stats_what_it_opens(Task& task) {
   Task::Private& p = task.priv();
   if ((p.reader == 0 && !p.common) || p.opens_kept == 0) return false;
@@ -304,7 +311,6 @@ void StatAsker::keep_siblings(uint64_t base, std::string_view path, StatAnswers:
 
 void StatAsker::keep_description(vfs::FileDescription& file, abi::Fd fd, const vfs::Stat& stat) {
   vfs::Inode& inode = file.inode();
-  constexpr uint32_t kOpens = 64;
   task_.priv().opens_kept = kOpens;
   if (!answers_ || !inode.tells_changes() || (!inode.is_regular() && !inode.is_dir())) return;
   const Place place = Place::of(file.path());

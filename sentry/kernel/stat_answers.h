@@ -83,6 +83,9 @@ class StatAnswers final : public base::RefCounted {
 // Whether an answer is to be left for what it opens now: fstat(2) was asked for lately.
 bool stats_what_it_opens(Task& task);
 
+// Of a program that begins, before its first instruction: it gets what others in its position have asked, without an approval of its own.
+void begin_with_answers(Task& task);
+
 // Made before the call looks at anything.
 class StatAsker {
  public:

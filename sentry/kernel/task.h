@@ -136,7 +136,6 @@ class Task final : public base::RefCounted, public vfs::OpContext {
 
   // prctl(PR_SET_PDEATHSIG); cleared by set-id exec and by credential changes.
   std::atomic<int32_t> parent_death_signal{0};
-  abi::Addr robust_list TASK_ONLY, clear_child_tid TASK_ONLY;  // set_robust_list(2), set_tid_address(2)
   uint32_t personality TASK_ONLY = 0;  // personality(2); copied by clone
 
   // Signals that may be read by signalfd(2) or sigtimedwait(2): takes one of `wanted` from this thread's or the

@@ -59,8 +59,6 @@ struct Task::Private final : public vfs::OpContext::Waker {
   bool mask_in_place = false;           // the platform lets the guest change it
   // TASK_ONLY:
   bool actions_shown = false;           // the platform answers rt_sigaction, see show_signal_actions()
-  uint8_t action_calls = 0;             // that came here, up to enough of them; a child takes them over
-  static constexpr uint8_t kWorthShowing = 6;
   std::atomic<bool> mask_held{false};   // ... but not now, as something is pending
   uint64_t shown_mask = ~uint64_t{0};   // TASK_ONLY: what the platform has of it, for all that we know
   abi::SigSet waiting_for;  // sigtimedwait(2): wakes for these although they are blocked

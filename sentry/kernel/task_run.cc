@@ -287,7 +287,8 @@ void task_main(Task& task) {
     alive = handle_event(task, run_guest(task, mode), mode);
   }
   p.in_guest.store(false, std::memory_order_relaxed);
-  base::stats::record(p.answering, cpu_ticks() - p.stopped_at);
+  const uint64_t answered = cpu_ticks() - p.stopped_at, parked = std::min(answered, p.fiber->take_parked());
+  base::stats::record(p.answering, answered - parked, parked);
   task_exit(task);
 }
 

@@ -35,6 +35,8 @@ class TextPatches final : public base::RefCounted {
   void clip(uint64_t offset, const memory::Mappable& object, uint64_t& lo, uint64_t& hi);
   // The granule around `offset`, within the mapped text [from, to).
   static Run granule(uint64_t offset, uint64_t from, uint64_t to);
+  // One more process maps the file. Where many do, they get all of a small text in one mapping.
+  void note_placed(memory::Mappable& object);
   // Copies the granule around `offset` within [from, to), anew if it is copied already, calls change(bytes at `offset`'s granule,
   // the offset of the first) while nobody runs on it, and publishes it. False: no memory, the file ends in it, or another thread
   // does the same just now.
@@ -60,6 +62,7 @@ class TextPatches final : public base::RefCounted {
   void copy_rest(uint64_t offset, memory::Mappable& object);
   memory::MemoryFile& file_;
   std::atomic<uint64_t> base_{0};
+  std::atomic<uint32_t> placed_{0};
   uint64_t span_ = 0;  // guarded by TextPlaces
   base::Mutex mu_{base::LockRank::kPageCache};
   std::map<uint64_t, Twin> twins_ GUARDED_BY(mu_);  // by end; disjoint

@@ -56,6 +56,7 @@ base::RefPtr<TextPatches> TextPlaces::patches(memory::Mappable& object) {
 uint64_t TextPlaces::place(memory::Mappable& object, uint64_t length) {
   if (length > window_.length() / 2) return 0;
   auto patches = this->patches(object);
+  patches->note_placed(object);
   base::MutexLock lock(mu_);
   uint64_t base = patches->base();
   if (base != 0) return length <= patches->span_ ? base : 0;

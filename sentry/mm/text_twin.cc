@@ -10,7 +10,8 @@ namespace {
 
 constexpr uint64_t kGranule = 128 << 10;   // copied at once
 constexpr uint64_t kTwinSpan = 16 << 20;   // file bytes of one twin
-constexpr uint64_t kSmallTwin = 4 << 20;   // copied as a whole once half of it is
+constexpr uint64_t kSmallTwin = 4 << 20;   // copied as a whole once half of it is, or many processes have mapped it
+constexpr uint32_t kManyProcesses = 64;    // a mapping less in each saves some 10 us, a page that is copied costs 2 once and 4 KiB
 
 size_t granule_count(uint64_t start, uint64_t end) { return (end - round_down(start, kGranule) + kGranule - 1) / kGranule; }
 
@@ -183,7 +184,17 @@ bool TextPatches::copy(uint64_t offset, uint64_t from, uint64_t to, memory::Mapp
   return ok;
 }
 
-// Fewer, longer mappings are worth more than the memory once most of a twin is copied anyway.
+void TextPatches::note_placed(memory::Mappable& object) {
+  if (placed_.fetch_add(1, std::memory_order_relaxed) + 1 != kManyProcesses) return;
+  std::vector<uint64_t> begun;
+  {
+    base::MutexLock lock(mu_);
+    for (const auto& [end, twin] : twins_) begun.push_back(twin.start);
+  }
+  for (const uint64_t start : begun) copy_rest(start, object);
+}
+
+// Fewer, longer mappings are worth more than the memory once most of a twin is copied anyway, or many processes have them.
 void TextPatches::copy_rest(uint64_t offset, memory::Mappable& object) {
   const uint64_t version = object.version();
   for (uint64_t next = 0;;) {
@@ -193,7 +204,7 @@ void TextPatches::copy_rest(uint64_t offset, memory::Mappable& object) {
       Twin* twin = twin_at(offset, version);
       if (!twin || twin->end - twin->start > kSmallTwin) return;
       const auto copied = std::count(twin->granules.begin(), twin->granules.end(), State::kCopied);
-      if (2 * static_cast<size_t>(copied) < twin->granules.size()) return;
+      if (placed_.load(std::memory_order_relaxed) < kManyProcesses && 2 * static_cast<size_t>(copied) < twin->granules.size()) return;
       for (next = std::max(next, twin->start); next < twin->end && twin->at(next) != State::kEmpty;)
         next = granule(next, twin->start, twin->end).end;
       if (next >= twin->end) return;

@@ -122,22 +122,26 @@ Result<void> sys_futex_wait(Task& task, Addr addr, uint64_t value, uint64_t mask
 
 Result<void> sys_set_robust_list(Task& task, Addr head, size_t length) {
   if (length != 24) return err(kEINVAL);
-  task.robust_list = head;
+  platform::ThreadWords words = task.context().thread_words();
+  words.robust_list = head.value();
+  task.context().set_thread_words(words);
   return {};
 }
 
 Result<void> sys_get_robust_list(Task& task, int32_t pid, UserOut<uint64_t> head, UserOut<uint64_t> length) {
-  Addr list = task.robust_list;
+  const uint64_t list = task.context().thread_words().robust_list;
   if (pid != 0 && pid != task.tid().value()) {
     if (!task.pid_namespace().find_task(Tid(pid))) return err(kESRCH);
     return err(kEPERM);
   }
   TRY(task.write(length, uint64_t{24}));
-  return task.write(head, list.value());
+  return task.write(head, list);
 }
 
 Result<Tid> sys_set_tid_address(Task& task, Addr addr) {
-  task.clear_child_tid = addr;
+  platform::ThreadWords words = task.context().thread_words();
+  words.clear_child_tid = addr.value();
+  task.context().set_thread_words(words);
   return task.tid();
 }
 

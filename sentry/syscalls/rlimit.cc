@@ -91,7 +91,6 @@ Result<void> sys_getrusage(Task& task, int32_t who, UserOut<Rusage> out) {
   kernel::ResourceUse use;
   if (who == kSelf) {
     use = task.thread_group().own_use();
-    use.max_rss = std::max(use.max_rss, task.mm().stats().peak_rss);
   } else if (who == kChildren) {
     use = task.thread_group().children_use();
   } else if (who == kThread) {

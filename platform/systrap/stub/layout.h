@@ -109,13 +109,13 @@ enum StubEvent : uint32_t {
   kStubBatchDone = 16,
 };
 
-// kModeSaved: as kModeFast, and the FP state is in the slot's xstate area as well.
-enum SlotMode : uint32_t { kModeFast = 0, kModeFrame = 1, kModeSaved = 2 };
+// Bits. kModeSaved: the FP state is in the slot's xstate area as well. kModeTrapped: the call came by SIGSYS, although not in its frame.
+enum SlotMode : uint32_t { kModeFast = 0, kModeFrame = 1, kModeSaved = 2, kModeTrapped = 4 };
 
 // Slot::head: kind of the event, mode, CPU where it was posted (a hint).
-constexpr uint32_t make_head(uint32_t kind, SlotMode mode, uint32_t cpu) { return (kind & 0xff) | mode << 8 | cpu << 16; }
+constexpr uint32_t make_head(uint32_t kind, uint32_t mode, uint32_t cpu) { return (kind & 0xff) | mode << 8 | cpu << 16; }
 constexpr uint32_t kind_of(uint32_t head) { return head & 0xff; }
-constexpr SlotMode mode_of(uint32_t head) { return head >> 8 & 1 ? kModeFrame : head >> 9 & 1 ? kModeSaved : kModeFast; }
+constexpr uint32_t mode_of(uint32_t head) { return head >> 8 & 0xff; }
 constexpr uint32_t cpu_of(uint32_t head) { return head >> 16; }
 // Slot::reply: ReplyOp and ReplyFlags.
 constexpr uint32_t make_reply(uint32_t op, uint32_t flags) { return op | flags << 8; }
@@ -142,7 +142,7 @@ struct InPlaceSlot {
 // The calls that a stub answers, for counting them. Index 0 counts those that are not listed.
 inline constexpr uint16_t kNotListed = 0xffff;  // Platform::Claims::kOtherCalls
 inline constexpr uint16_t kInPlaceCalls[] = {kNotListed, 0,   1,   2,   3,   4,   5,   6,   7,   8,   13,  14,  15,  17,  19,  20,  21,  24,  39, 40, 44, 45,
-                                            72, 89, 102, 104, 107, 108, 186, 202, 217, 228, 232, 233, 257, 262, 267, 269, 271, 281, 332, 439};
+                                            72, 89, 102, 104, 107, 108, 158, 186, 202, 217, 218, 228, 232, 233, 257, 262, 267, 269, 271, 273, 281, 332, 334, 439};
 struct InPlaceIndex {
   static constexpr uint64_t kSize = 512;
   uint8_t of[kSize] = {};
@@ -175,7 +175,7 @@ struct Slot {
 
   alignas(64) uint64_t recover;  // not 0: the stub does what may fault; where its stack was
   uint32_t interrupt_pending;
-  uint32_t pad1;
+  uint32_t by_trap;  // the stub's own: the call that begins came by SIGSYS
   uint64_t stack_top;
   StubRegisters regs;
   int32_t signo, si_code;
@@ -192,7 +192,7 @@ struct Slot {
   static constexpr uint32_t kLookFails = 5, kMostSteals = 6, kStealShift = 2, kLooksPerSteal = 16;
   uint64_t look_after;
   uint32_t look_credit, look_fails, look_found, look_steals;
-  // Call sites that trapped once and are answered in place: the sentry has had its chance to patch them.
+  // Call sites that trapped once: the sentry has had its chance to patch them.
   uint64_t seen_site[64];
 
   // Kicks that need no answer (kStubKick says the same and waits): descriptors, by count modulo kKicks. The stub counts those it
@@ -219,6 +219,9 @@ struct Slot {
   uint32_t frame_xstate;
   int32_t altstack_flags;
   uint64_t altstack, altstack_size;
+
+  // platform::ThreadWords; the stub writes them too.
+  uint64_t robust_list, clear_child_tid;
 
   // kCommand: map a slot and clone a thread that runs on it.
   uint64_t command_slot;    // address

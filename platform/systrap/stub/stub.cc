@@ -3,8 +3,8 @@
 // or a libc; general registers only, so that the guest's FP and vector state stays in the CPU.
 //
 // A host thread of a stub runs one guest thread. It is in one of two modes when the guest is stopped: inside a
-// signal handler (kModeFrame: the guest's state is in the signal frame) or on its stub stack after a patched call
-// site (kModeFast: general registers in the slot, the rest still in the CPU).
+// signal handler (kModeFrame: the guest's state is in the signal frame) or on its stub stack after a patched call site or a
+// trap that came again (kModeFast: general registers in the slot, the rest still in the CPU).
 //
 // The host filter lets through, from this text only, what is harmless with any argument; the rest is compared by
 // the sentry with what it asked for. See docs/platforms/systrap.md.
@@ -16,7 +16,9 @@ namespace {
 
 constexpr long kMmap = 9, kMprotect = 10, kMunmap = 11, kSigprocmask = 14, kSigaltstack = 131, kSchedYield = 24, kFutex = 202, kSendmsg = 46,
                kClose = 3, kSeccomp = 317, kForbidden = 60 /* exit: the filter kills */;
-constexpr long kErrEINTR = -4, kErrEAGAIN = -11, kErrENOMEM = -12;
+constexpr long kErrEINTR = -4, kErrEAGAIN = -11, kErrENOMEM = -12, kErrENOSYS = -38;
+constexpr uint64_t kTrapFlag = 0x100;       // of rflags
+constexpr uint64_t kRobustListHead = 24;    // sizeof(struct robust_list_head)
 
 inline long call(long nr, uint64_t a = 0, uint64_t b = 0, uint64_t c = 0, uint64_t d = 0, uint64_t e = 0, uint64_t f = 0) {
   long ret;
@@ -30,7 +32,7 @@ inline long call(long nr, uint64_t a = 0, uint64_t b = 0, uint64_t c = 0, uint64
 template <typename T>
 uint64_t addr(T* p) { return reinterpret_cast<uint64_t>(p); }
 
-extern "C" char fast_window[], fast_window_end[], fast_trap_after[], guarded_failed[];
+extern "C" char fast_entry[], fast_window[], fast_window_end[], fast_trap_after[], guarded_failed[];
 extern "C" long guarded(long (*what)(uint64_t, uint64_t), uint64_t a, uint64_t b, Slot* slot);
 constexpr long kGuardFailed = -4096;
 extern "C" [[noreturn]] void fast_trap();
@@ -193,7 +195,7 @@ inline void learn_from_kick(Slot* slot) {
 // at the slot takes its line from who is about to write the reply, so the first one waits until a reply may be there: for
 // the shortest time that any call takes, and then as long as the last calls teach. Short calls count more, as they lose more.
 // Otherwise the executor of this CPU is woken: it runs when this thread sleeps.
-void post(Slot* slot, uint32_t kind, SlotMode mode) {
+void post(Slot* slot, uint32_t kind, uint32_t mode) {
   const Doorbell* bell = doorbell();
   const uint32_t head = make_head(kind, mode, current_cpu(bell));
   slot->interrupt_pending = 0;
@@ -275,10 +277,10 @@ uint32_t wait_reply(Slot* slot) {
 
 // --- Answers in place ---
 
-bool clock_in_place(Slot* slot, SlotMode mode, int64_t& result) {
+bool clock_in_place(Slot* slot, int64_t& result) {
   constexpr uint64_t kAnswered = 1 << 0 | 1 << 1 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7;  // what a vDSO answers
   const uint64_t function = doorbell()->vdso_clock_gettime, id = static_cast<uint32_t>(slot->regs.rdi);
-  if (mode != kModeFast || function == 0 || id > 7 || !(kAnswered >> id & 1)) return false;
+  if (function == 0 || id > 7 || !(kAnswered >> id & 1)) return false;
   struct Time {
     uint64_t seconds, nanoseconds;
   } now;
@@ -290,6 +292,15 @@ bool clock_in_place(Slot* slot, SlotMode mode, int64_t& result) {
     return 0;
   };
   if (slot->regs.rsi >> 47 || guarded(copy, slot->regs.rsi, addr(&now), slot) != 0) return false;
+  result = 0;
+  return true;
+}
+
+// arch_prctl(ARCH_SET_FS). The sentry reads the base when it needs it.
+bool set_fs_in_place(const Slot* slot, int64_t& result) {
+  constexpr uint32_t kSetFs = 0x1002;
+  if (static_cast<uint32_t>(slot->regs.rdi) != kSetFs || slot->regs.rsi >= area()) return false;
+  wrfs(slot->regs.rsi);
   result = 0;
   return true;
 }
@@ -328,7 +339,7 @@ bool kick(Slot* slot, uint32_t fd, Answer when) {
   return ring_for_kicks(slot);
 }
 
-Answer in_place(Slot* slot, SlotMode mode) {
+Answer in_place(Slot* slot) {
   const InPlaceSlot& v = slot->in_place;
   if (!v.enabled) return Answer::kNo;
   int64_t result;
@@ -336,22 +347,35 @@ Answer in_place(Slot* slot, SlotMode mode) {
   const uint64_t number = slot->regs.rax;
   switch (number) {
     case 202:
-      answer = futex_in_place(slot, mode, result);
-      if (answer == Answer::kWait) answer = look_for_answer(slot, futex_again, result);
+      answer = futex_in_place(slot, result);
+      if (answer == Answer::kWait) answer = look_for_answer(slot, futex_in_place, result);
       if (answer != Answer::kYes) return answer;
       break;
     case 13:
-      if (!sigaction_in_place(slot, mode, result)) return Answer::kNo;
+      if (!sigaction_in_place(slot, result)) return Answer::kNo;
       break;
     case 14:
-      if (!sigmask_in_place(slot, mode, result)) return Answer::kNo;
+      if (!sigmask_in_place(slot, result)) return Answer::kNo;
       break;
     case 15:
-      if (!sigreturn_in_place(slot, mode, result)) return Answer::kNo;
+      if (!sigreturn_in_place(slot, result)) return Answer::kNo;
       break;
     case 228:
-      if (!clock_in_place(slot, mode, result)) return Answer::kNo;
+      if (!clock_in_place(slot, result)) return Answer::kNo;
       break;
+    case 158:
+      if (!set_fs_in_place(slot, result)) return Answer::kNo;
+      break;
+    case 218:
+      slot->clear_child_tid = slot->regs.rdi;
+      result = v.tid;
+      break;
+    case 273:
+      if (slot->regs.rsi != kRobustListHead) return Answer::kNo;
+      slot->robust_list = slot->regs.rdi;
+      result = 0;
+      break;
+    case 334: result = kErrENOSYS; break;  // rseq(2): docs/decisions/0030
     case 24: call(kSchedYield); result = 0; break;
     case 39: result = v.pid; break;
     case 102: result = v.uid; break;
@@ -360,19 +384,19 @@ Answer in_place(Slot* slot, SlotMode mode) {
     case 108: result = v.egid; break;
     case 186: result = v.tid; break;
     case 3:
-      if (mode != kModeFast || !v.io || !close_in_place(slot, result)) return Answer::kNo;
+      if (!v.io || !close_in_place(slot, result)) return Answer::kNo;
       break;
     case 8: case 17: case 217:
-      if (mode != kModeFast || !v.io || !place_in_place(slot, result)) return Answer::kNo;
+      if (!v.io || !place_in_place(slot, result)) return Answer::kNo;
       break;
     case 72:
-      if (mode != kModeFast || !v.io || !fcntl_in_place(slot, result)) return Answer::kNo;
+      if (!v.io || !fcntl_in_place(slot, result)) return Answer::kNo;
       break;
     case 2: case 4: case 5: case 6: case 21: case 89: case 257: case 262: case 267: case 269: case 332: case 439:
-      if (mode != kModeFast || !v.io || !stat_in_place(slot, result)) return Answer::kNo;
+      if (!v.io || !stat_in_place(slot, result)) return Answer::kNo;
       break;
     default:
-      if (mode != kModeFast || !v.io) return Answer::kNo;
+      if (!v.io) return Answer::kNo;
       if (number <= 1 && place_in_place(slot, result)) break;
       answer = io_in_place(slot, result);
       if (answer == Answer::kWait) answer = look_for_answer(slot, io_in_place, result);
@@ -507,7 +531,7 @@ bool signal_in_stub(int sig, Slot* slot, UContext* uc) {
     return true;
   }
   if (sig == 5) {  // the guest's trap flag was set on entry
-    uc->mc.eflags &= ~0x100ul;
+    uc->mc.eflags &= ~kTrapFlag;
     return true;
   }
   die();
@@ -545,15 +569,15 @@ extern "C" void stub_signal(int sig, SigInfo* info, UContext* uc, uint64_t rsp) 
       slot->regs.rip -= 2;
       return report(slot, uc, kStubException, false);
     }
-    // The first call at a site goes to the sentry, which may patch it.
+    // The first call at a site goes to the sentry, which may patch it. Those that come here again go on as if it had.
     uint64_t* seen = &slot->seen_site[(uc->mc.rip ^ uc->mc.rip >> 7) % 64];
-    if (*seen != uc->mc.rip) {
-      *seen = uc->mc.rip;
-    } else if (in_place(slot, kModeFrame) == Answer::kYes) {
-      uc->mc.rax = slot->regs.rax;
-      ++slot->in_place_trapped;
+    if (*seen == uc->mc.rip && slot->regs.gs_base == 0 && !(uc->mc.eflags & kTrapFlag)) {
+      slot->by_trap = 1;
+      uc->mc.rcx = uc->mc.rip;
+      uc->mc.rip = addr(&fast_entry[0]);
       return;
     }
+    *seen = uc->mc.rip;
     return report(slot, uc, kStubSyscall, true);
   }
   if (sig == kInterruptSignal) return report(slot, uc, kStubInterrupted, true);
@@ -583,7 +607,7 @@ void obey(Slot* slot) {
       return;
     }
     // A gs base of the guest's and its trap flag can only be loaded by leaving a signal handler.
-    if (slot->regs.gs_base != 0 || slot->regs.eflags & 0x100) fast_trap();
+    if (slot->regs.gs_base != 0 || slot->regs.eflags & kTrapFlag) fast_trap();
     wrfs(slot->regs.fs_base);
     if (flags & kLoadFp) xrstor(reinterpret_cast<uint8_t*>(slot) + kSlotXstate);
     else if (flags & kResetFp) xrstor(kInitialXstate);
@@ -591,14 +615,14 @@ void obey(Slot* slot) {
   }
 }
 
-void report_fast(Slot* slot, uint32_t kind) {
+void report_fast(Slot* slot, uint32_t kind, uint32_t by_trap = 0) {
   slot->regs.fs_base = rdfs();
   slot->regs.gs_base = 0;
-  SlotMode mode = kModeFast;
+  uint32_t mode = by_trap ? kModeTrapped : kModeFast;
   if (kind == kStubSyscall && wants_fp(slot->regs.rax)) {
     xsave(reinterpret_cast<uint8_t*>(slot) + kSlotXstate);
     slot->frame_offset = kSlotXstate;
-    mode = kModeSaved;
+    mode |= kModeSaved;
   }
   post(slot, kind, mode);
   obey(slot);
@@ -610,13 +634,16 @@ void report_fast(Slot* slot, uint32_t kind) {
 extern "C" void fast_main(Slot* slot) {
   slot->regs.r11 = slot->regs.eflags;
   const uint64_t number = slot->regs.rax;
-  Answer answer = in_place(slot, kModeFast);
+  const uint32_t by_trap = slot->by_trap;
+  slot->by_trap = 0;
+  const Answer answer = in_place(slot);
+  if (by_trap && answer != Answer::kNo && answer != Answer::kWait) ++slot->in_place_trapped;
   const bool kicks = answer == Answer::kKick || answer == Answer::kKickLater;
   // An epoll instance is looked at by the thread that changed it.
   if (kicks && number != 233 && kick(slot, static_cast<uint32_t>(slot->address), answer)) return;
   if (answer == Answer::kYes) return;
   const uint64_t since = answer == Answer::kWait ? ticks() : 0;
-  report_fast(slot, kicks ? kStubKick : kStubSyscall);
+  report_fast(slot, kicks ? kStubKick : kStubSyscall, by_trap);
   if (since != 0) learn_from_sleep(slot, since);
 }
 

@@ -63,7 +63,7 @@ fast_entry:
   call fast_main
   // From here to fast_window_end the interrupt handler may set rip back to fast_window: everything is loaded from
   // the slot and nothing is needed on the stack.
-  .globl fast_window, fast_window_end
+  .globl fast_entry, fast_window, fast_window_end
 fast_window:
   mov %gs:SLOT_STACK_TOP, %rsp
   cmpl $0, %gs:SLOT_PENDING
