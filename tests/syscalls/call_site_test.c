@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <time.h>
 
 #include "kit.h"
@@ -92,27 +93,31 @@ TEST(a_site_across_two_pages_answers) {
   for (int i = 0; i < kTimes; i++) EXPECT_EQ(made(), getpid());
 }
 
-// long kept(long nr, long a, long b, uint64_t bad[1]): makes the call with known values in every register, in the red zone, in the
+// long kept(long nr, long a, long b, uint64_t bad[1]), and the same at a site that nobody can patch: makes the call with known values in every register, in the red zone, in the
 // flags and in vector and x87 registers; ors into bad[0] what has changed. Returns what the call did.
-__asm__(
-    ".text\n.p2align 6\nkept:\n"
-    "push %rbx\npush %rbp\npush %r12\npush %r13\npush %r14\npush %r15\npush %rcx\n"
-    "mov %edi, %eax\nmov %rsi, %rdi\nmov %rdx, %rsi\nxor %edx, %edx\n"
-    "movabs $0x1122334455667788, %rbx\n"
-    "mov %rbx, %rbp\nmov %rbx, %r8\nmov %rbx, %r9\nmov %rbx, %r10\nmov %rbx, %r12\nmov %rbx, %r13\nmov %rbx, %r14\nmov %rbx, %r15\n"
-    "movq %rbx, %xmm7\nmovq %rbx, %mm3\n"
-    "sub $16, %rsp\nmovq $0x8d5, (%rsp)\npopfq\nlea 8(%rsp), %rsp\n"  // CF PF AF ZF SF OF
-    "mov %rbx, -8(%rsp)\nmov %rbx, -128(%rsp)\n"
-    "syscall\n"
-    "lea -136(%rsp), %rsp\npushfq\npop %rcx\nlea 136(%rsp), %rsp\n"
-    "and $0x8d5, %ecx\nxor $0x8d5, %ecx\n"
-    "mov %rcx, %r11\n"
-    ".irp reg, rbp, r8, r9, r10, r12, r13, r14, r15\nxor %rbx, %\\reg\nor %\\reg, %r11\n.endr\n"
-    "mov -8(%rsp), %rcx\nxor %rbx, %rcx\nor %rcx, %r11\nmov -128(%rsp), %rcx\nxor %rbx, %rcx\nor %rcx, %r11\n"
-    "movq %xmm7, %rcx\nxor %rbx, %rcx\nor %rcx, %r11\nmovq %mm3, %rcx\nxor %rbx, %rcx\nor %rcx, %r11\nor %rdx, %r11\n"
-    "emms\npop %rcx\nor %r11, (%rcx)\n"
-    "pop %r15\npop %r14\npop %r13\npop %r12\npop %rbp\npop %rbx\nret\n.p2align 4,0xcc\n");
-long kept(long nr, long a, long b, uint64_t *bad);
+#define KEPT(name, before, tail) \
+  __asm__( \
+    ".text\n.p2align 6\n" #name ":\n" \
+    "push %rbx\npush %rbp\npush %r12\npush %r13\npush %r14\npush %r15\npush %rcx\n" \
+    "mov %edi, %eax\nmov %rsi, %rdi\nmov %rdx, %rsi\nxor %edx, %edx\n" \
+    "movabs $0x1122334455667788, %rbx\n" \
+    "mov %rbx, %rbp\nmov %rbx, %r8\nmov %rbx, %r9\nmov %rbx, %r10\nmov %rbx, %r12\nmov %rbx, %r13\nmov %rbx, %r14\nmov %rbx, %r15\n" \
+    "movq %rbx, %xmm7\nmovq %rbx, %mm3\n" \
+    "sub $16, %rsp\nmovq $0x8d5, (%rsp)\npopfq\nlea 8(%rsp), %rsp\n" /* CF PF AF ZF SF OF */ \
+    "mov %rbx, -8(%rsp)\nmov %rbx, -128(%rsp)\n" \
+    before "syscall\n" \
+    "lea -136(%rsp), %rsp\npushfq\npop %rcx\nlea 136(%rsp), %rsp\n" \
+    "and $0x8d5, %ecx\nxor $0x8d5, %ecx\n" \
+    "mov %rcx, %r11\n" \
+    ".irp reg, rbp, r8, r9, r10, r12, r13, r14, r15\nxor %rbx, %\\reg\nor %\\reg, %r11\n.endr\n" \
+    "mov -8(%rsp), %rcx\nxor %rbx, %rcx\nor %rcx, %r11\nmov -128(%rsp), %rcx\nxor %rbx, %rcx\nor %rcx, %r11\n" \
+    "movq %xmm7, %rcx\nxor %rbx, %rcx\nor %rcx, %r11\nmovq %mm3, %rcx\nxor %rbx, %rcx\nor %rcx, %r11\nor %rdx, %r11\n" \
+    "emms\npop %rcx\nor %r11, (%rcx)\n" \
+    "pop %r15\npop %r14\npop %r13\npop %r12\npop %rbp\npop %rbx\nret\n" tail "\n"); \
+  long name(long nr, long a, long b, uint64_t *bad)
+KEPT(kept, "", ".p2align 4,0xcc");
+KEPT(kept_bare, "mov %eax, %eax\n", "mov %rax, %rax\nmov %rax, %rax\nmov %rax, %rax\nmov %rax, %rax\nmov %rax, %rax");
+static long (*const kept_at[])(long, long, long, uint64_t *) = {kept, kept_bare};
 
 TEST(registers_survive) {
   struct timespec t;
@@ -129,10 +134,12 @@ TEST(registers_survive) {
                {SYS_sigaltstack, 0, 0},
                {1000, 0, 0}};
   for (size_t c = 0; c < sizeof calls / sizeof *calls; c++) {
-    uint64_t bad = 0;
-    for (int i = 0; i < kTimes; i++) kept(calls[c].nr, calls[c].a, calls[c].b, &bad);
-    if (bad) printf("# call %ld\n", calls[c].nr);
-    EXPECT_EQ(bad, 0);
+    for (size_t site = 0; site < 2; site++) {
+      uint64_t bad = 0;
+      for (int i = 0; i < kTimes; i++) kept_at[site](calls[c].nr, calls[c].a, calls[c].b, &bad);
+      if (bad) printf("# call %ld at site %zu\n", calls[c].nr, site);
+      EXPECT_EQ(bad, 0);
+    }
   }
   EXPECT_EQ(t.tv_nsec / 1000000000, 0);
 }
@@ -148,9 +155,9 @@ TEST(registers_survive_a_signal_at_the_call) {
   struct sigaction act = {.sa_handler = on_signal};
   OK(sigaction(SIGUSR1, &act, NULL));
   uint64_t bad = 0;
-  for (int i = 0; i < kTimes; i++) kept(SYS_kill, getpid(), SIGUSR1, &bad);
+  for (int i = 0; i < 2 * kTimes; i++) kept_at[i % 2](SYS_kill, getpid(), SIGUSR1, &bad);
   EXPECT_EQ(bad, 0);
-  EXPECT_EQ(caught, kTimes);
+  EXPECT_EQ(caught, 2 * kTimes);
 }
 static volatile bool stop;
 static void *storm(void *thread) {
@@ -171,6 +178,10 @@ TEST(registers_survive_signals_anywhere) {
     kept(SYS_getpid, 0, 0, &bad);
     kept(SYS_getppid, 0, 0, &bad);
     kept(SYS_clock_gettime, CLOCK_MONOTONIC, (long)&t, &bad);
+    if (i % 4 != 0) continue;
+    kept_bare(SYS_getpid, 0, 0, &bad);
+    kept_bare(SYS_getppid, 0, 0, &bad);
+    kept_bare(SYS_clock_gettime, CLOCK_MONOTONIC, (long)&t, &bad);
   }
   stop = true;
   pthread_join(other, NULL);
@@ -179,7 +190,7 @@ TEST(registers_survive_signals_anywhere) {
 }
 static void *caller(void *bad) {
   for (int i = 0; i < 3000; i++) {
-    kept(SYS_getppid, 0, 0, bad);
+    kept_at[i % 2](SYS_getppid, 0, 0, bad);
     if (site_short(SYS_getppid, 0, 0, 0) != getppid()) *(uint64_t *)bad |= 1;
     if (site_two(SYS_gettid, 0, 0, 0) != syscall(SYS_gettid)) *(uint64_t *)bad |= 2;
   }
@@ -192,6 +203,72 @@ TEST(many_threads_in_one_site) {
   for (int i = 0; i < 4; i++) {
     pthread_join(t[i], NULL);
     EXPECT_EQ(bad[i], 0);
+  }
+}
+
+// What is more than an answer, at a site that nobody can patch: it does all that other sites do, however often it is used.
+__asm__(".text\n.p2align 6\nbare_call:\nmov %rdi, %rax\nmov %rsi, %rdi\nmov %rdx, %rsi\nmov %rcx, %rdx\nmov %r8, %r10\nsyscall\nret\n"
+        "mov %rax, %rax\nret\nmov %rax, %rax\nret\n");
+long bare_call(long nr, ...);  // up to four arguments, and the error as the kernel has it
+
+static void nothing(int s) { (void)s; }
+TEST(a_site_that_traps_again_moves_bytes_and_fails) {
+  int ends[2];
+  OK(pipe(ends));
+  char got = 0;
+  for (int i = 0; i < kTimes; i++) {
+    const char c = (char)i;
+    EXPECT_EQ(bare_call(SYS_write, ends[1], &c, 1), 1);
+    EXPECT_EQ(bare_call(SYS_read, ends[0], &got, 1), 1);
+    EXPECT_EQ(got, c);
+    EXPECT_EQ(bare_call(SYS_write, ends[1], (void *)8, 1), -EFAULT);
+    EXPECT_EQ(bare_call(SYS_read, -1, &got, 1), -EBADF);
+    EXPECT_EQ(bare_call(4000), -ENOSYS);
+  }
+}
+TEST(a_site_that_traps_again_makes_processes) {
+  for (int i = 0; i < 20; i++) {
+    const long child = bare_call(SYS_fork);
+    if (child == 0) bare_call(SYS_exit_group, i);
+    int status = 0;
+    EXPECT_EQ(bare_call(SYS_wait4, child, &status, 0, 0), child);
+    EXPECT_EQ(status, i << 8);
+  }
+}
+TEST(a_site_that_traps_again_is_interrupted) {
+  struct sigaction act = {.sa_handler = nothing};
+  OK(sigaction(SIGALRM, &act, NULL));
+  int ends[2];
+  OK(pipe(ends));
+  char got;
+  for (int i = 0; i < 20; i++) {
+    const struct itimerval soon = {.it_value.tv_usec = 2000};
+    OK(setitimer(ITIMER_REAL, &soon, NULL));
+    EXPECT_EQ(bare_call(SYS_read, ends[0], &got, 1), -EINTR);
+  }
+  act.sa_flags = SA_RESTART;
+  OK(sigaction(SIGALRM, &act, NULL));
+  for (int i = 0; i < 5; i++) {
+    IN_CHILD(pid, {
+      kit_sleep_ms(20);
+      EXPECT_EQ(write(ends[1], "x", 1), 1);
+    });
+    const struct itimerval soon = {.it_value.tv_usec = 2000};
+    OK(setitimer(ITIMER_REAL, &soon, NULL));
+    EXPECT_EQ(bare_call(SYS_read, ends[0], &got, 1), 1);
+    EXPECT_EXIT(pid, 0);
+  }
+}
+TEST(a_site_that_traps_again_with_a_gs_base_of_ones_own) {
+  static char area[64];
+  for (int round = 0; round < 10; round++) {
+    OK(syscall(SYS_arch_prctl, 0x1001 /* ARCH_SET_GS */, area));
+    for (int i = 0; i < 10; i++) EXPECT_EQ(bare_call(SYS_getpid), getpid());
+    void *base = NULL;
+    OK(syscall(SYS_arch_prctl, 0x1004 /* ARCH_GET_GS */, &base));
+    EXPECT_EQ(base == area, 1);
+    OK(syscall(SYS_arch_prctl, 0x1001, 0));
+    for (int i = 0; i < 10; i++) EXPECT_EQ(bare_call(SYS_getpid), getpid());
   }
 }
 

@@ -704,3 +704,42 @@ TEST(default_action_drops_what_it_ignores) {
   OK(sigpending(&p));
   EXPECT_TRUE(!sigismember(&p, SIGWINCH));
 }
+
+// Actions that ignore throw away what is pending, each time; and SIGCHLD's flags count with the default action.
+TEST(default_actions_set_again_and_again) {
+  const struct sigaction ignores = {.sa_handler = SIG_DFL}, quiet = {.sa_handler = SIG_DFL, .sa_flags = SA_NOCLDWAIT};
+  sigset_t both, pending;
+  sigemptyset(&both);
+  sigaddset(&both, SIGWINCH), sigaddset(&both, SIGUSR1);
+  OK(sigprocmask(SIG_BLOCK, &both, NULL));
+  for (int i = 0; i < 20; i++) {
+    struct sigaction old;
+    for (int n = 1; n < 65; n++)
+      if (n != SIGKILL && n != SIGSTOP && n != 32 && n != 33) OK(sigaction(n, &ignores, &old));
+    raise(SIGWINCH), raise(SIGUSR1);
+    OK(sigpending(&pending));
+    EXPECT_EQ(sigismember(&pending, SIGWINCH), 1);
+    OK(sigaction(SIGWINCH, &ignores, NULL));
+    OK(sigaction(SIGUSR1, &ignores, NULL));
+    OK(sigpending(&pending));
+    EXPECT_EQ(sigismember(&pending, SIGWINCH), 0);
+    EXPECT_EQ(sigismember(&pending, SIGUSR1), 1);
+    const struct sigaction ignore = {.sa_handler = SIG_IGN};
+    OK(sigaction(SIGUSR1, &ignore, NULL));
+    OK(sigpending(&pending));
+    EXPECT_EQ(sigismember(&pending, SIGUSR1), 0);
+    raise(SIGUSR1);
+    OK(sigaction(SIGUSR1, &ignore, NULL));
+    OK(sigpending(&pending));
+    EXPECT_EQ(sigismember(&pending, SIGUSR1), 0);
+    OK(sigaction(SIGUSR1, &ignores, &old));
+    EXPECT_EQ(old.sa_handler == SIG_IGN, 1);
+    // No zombie is left, and none is waited for.
+    OK(sigaction(SIGCHLD, i % 2 ? &ignores : &quiet, NULL));
+    const pid_t pid = fork();
+    if (pid == 0) _exit(0);
+    int status;
+    if (i % 2) EXPECT_EQ(waitpid(pid, &status, 0), pid);
+    else EXPECT_ERR(waitpid(pid, &status, 0), ECHILD);
+  }
+}

@@ -179,6 +179,42 @@ TEST(clear_child_tid_wakes) {
   sem_init(&s, 0, 1);
   EXPECT_EQ(sem_wait(&s), 0);
 }
+// Asked often enough that whoever optimises it has done so: the last word counts.
+TEST(thread_words_that_are_set_again_and_again) {
+  volatile int *words = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  for (int i = 0; i < 8; i++) words[i] = 1;
+  IN_CHILD(pid, {
+    for (int i = 0; i < 8; i++) EXPECT_EQ(syscall(SYS_set_tid_address, &words[i]), getpid());
+    char head[8][24];
+    void *got = NULL;
+    size_t size = 0;
+    for (int i = 0; i < 8; i++) {
+      memset(head[i], 0, sizeof head[i]);
+      OK(syscall(SYS_set_robust_list, head[i], sizeof head[i]));
+      EXPECT_ERR(syscall(SYS_set_robust_list, head[i], 23), EINVAL);
+      OK(syscall(SYS_get_robust_list, 0, &got, &size));
+      EXPECT_EQ(got == head[i], 1);
+      EXPECT_EQ(size, 24);
+    }
+    OK(syscall(SYS_set_robust_list, NULL, 24));
+  });
+  EXPECT_EXIT(pid, 0);
+  // With no other user of the memory nobody clears the word.
+  for (int i = 0; i < 8; i++) EXPECT_EQ(words[i], 1);
+}
+static volatile int left_word = 1;
+static void *leaves_its_word(void *unused) {
+  (void)unused;
+  for (int i = 0; i < 4; i++) syscall(SYS_set_tid_address, i < 3 ? NULL : (int *)&left_word);
+  syscall(SYS_exit, 0);
+  return NULL;
+}
+TEST(a_thread_clears_the_word_that_it_set_last) {
+  pthread_t thread;
+  EXPECT_EQ(pthread_create(&thread, NULL, leaves_its_word, NULL), 0);
+  for (int i = 0; i < 2000 && left_word != 0; i++) kit_sleep_ms(1);
+  EXPECT_EQ(left_word, 0);
+}
 static char raw_stack[65536] __attribute__((aligned(16)));
 static volatile int raw_done;
 static int raw_thread(void *argument) {
@@ -207,6 +243,27 @@ TEST(arch_prctl_bases) {
   EXPECT_EQ(gs, 0x123000);
   EXPECT_ERR(syscall(SYS_arch_prctl, ARCH_SET_FS, 0xffff800000000000UL), EPERM);
   EXPECT_ERR(syscall(SYS_arch_prctl, 0x9999, 0), EINVAL);
+}
+TEST(fs_base_set_again_and_again) {
+  unsigned long own = 0, fs = 0;
+  OK(syscall(SYS_arch_prctl, ARCH_GET_FS, &own));
+  for (int i = 0; i < 20; i++) {
+    long raw, again;
+    // Nothing of the C library while the base is another one.
+    register long number __asm__("rax") = SYS_arch_prctl;
+    __asm__ volatile("syscall" : "+r"(number) : "D"(ARCH_SET_FS), "S"(&raw) : "rcx", "r11", "memory");
+    again = number;
+    unsigned long now;
+    number = SYS_arch_prctl;
+    __asm__ volatile("syscall" : "+r"(number) : "D"(ARCH_GET_FS), "S"(&now) : "rcx", "r11", "memory");
+    number = SYS_arch_prctl;
+    __asm__ volatile("syscall" : "+r"(number) : "D"(ARCH_SET_FS), "S"(own) : "rcx", "r11", "memory");
+    EXPECT_EQ(again, 0);
+    EXPECT_EQ(now, (unsigned long)&raw);
+    EXPECT_ERR(syscall(SYS_arch_prctl, ARCH_SET_FS, 0xffff800000000000UL), EPERM);
+  }
+  OK(syscall(SYS_arch_prctl, ARCH_GET_FS, &fs));
+  EXPECT_EQ(fs, own);
 }
 TEST(membarrier_commands) {
   long q = syscall(SYS_membarrier, MEMBARRIER_CMD_QUERY, 0, 0);
