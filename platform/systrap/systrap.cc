@@ -29,7 +29,6 @@ namespace {
 
 constexpr unsigned kPoolTarget = 2;
 constexpr uint32_t kSpin = 400;
-constexpr uint64_t kNotSoonTicks = 100'000;
 // In ticks: no call is answered sooner, and no guest that got its answer calls again sooner. Who waits looks from then on: each look
 // takes the line of the slot away from the one that will write it.
 constexpr uint64_t kAnswerTicks = 350, kReturnTicks = 160;
@@ -193,10 +192,8 @@ SystrapPlatform::Begun SystrapPlatform::begin(SystrapContext& context, ResumeMod
   }
   bool all = true;
   if (context.as_.dirty_.load(std::memory_order_acquire)) {
-    // Its thread makes host calls first, which the validator sees to: both want a CPU, and nobody is to look meanwhile.
-    context.pace.store(std::max(context.pace.load(std::memory_order_relaxed), kNotSoonTicks), std::memory_order_relaxed);
     all = context.as_.publish(context.asks_);
-    wanted = Wanted::kHandOver;
+    if (!all) wanted = Wanted::kHandOver;  // there is more to do before the guest runs, which poll_once() sees to
   }
   context.write_reply(mode, all);
   if (wanted == Wanted::kReplyOnly) return Begun::kReplyWritten;
@@ -215,14 +212,16 @@ void SystrapPlatform::enlist(SystrapContext& context, uint32_t state_before) {
     base::MutexLock lock(run_mu_);
     context.overdue_ = 0;
     if ((state_before & kSleeping) && !cpu_of_bell_.empty()) place(context);
-    if (std::exchange(context.asks_, false)) {
-      const int cpu = cpu_of_running(context);
-      if (std::find(cpu_of_bell_.begin(), cpu_of_bell_.end(), cpu) != cpu_of_bell_.end()) supervisor_.follow(cpu);
-    }
+    if (std::exchange(context.asks_, false)) send_validator(cpu_of_running(context));
     running_.push_back(&context);
     if (context.thread_.cpu >= 0) ++tied_running_;
   }
   if (state_before & kSleeping) futex(&context.thread_.slot->state, FUTEX_WAKE, 1, nullptr);
+}
+
+// A thread there makes host calls first that the validator sees to, in turn with it: an executor may look from another CPU meanwhile.
+void SystrapPlatform::send_validator(int cpu) {
+  if (std::find(cpu_of_bell_.begin(), cpu_of_bell_.end(), cpu) != cpu_of_bell_.end()) supervisor_.follow(cpu);
 }
 
 // Where it is, as far as is known: the host may have moved a thread that is not tied.
@@ -370,6 +369,7 @@ bool SystrapPlatform::resume_and_look(Context& c, ResumeMode mode, const Look& l
   if (begin(context, mode, near || asleep ? Wanted::kHandOver : Wanted::kReplyOnly) != Begun::kReplyWritten) return false;
   start_looking();
   count_self();
+  if (std::exchange(context.asks_, false)) send_validator(static_cast<int>(posted_on(*slot)));
   const uint32_t before = __atomic_exchange_n(&slot->state, static_cast<uint32_t>(kRun), __ATOMIC_SEQ_CST);
   // Others that run must be looked at as well.
   if (!(before & kSleeping) && running_count_.load(std::memory_order_relaxed) == 1) {

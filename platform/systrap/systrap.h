@@ -273,6 +273,7 @@ class SystrapPlatform final : public Platform {
   int unused_cpu() const;
   void send_away(const StubThread& thread) const;
   static int cpu_of_running(const SystrapContext& context);
+  void send_validator(int cpu);
   uint64_t wait_on(int cpu, uint64_t now) const REQUIRES(run_mu_);
   void tie(SystrapContext& context, int cpu) REQUIRES(run_mu_);
   int64_t release_long_runs();
