@@ -374,6 +374,7 @@ base::Result<StubThread> SystrapAddressSpace::clone_thread() {
   {
     base::MutexLock inner(platform_.run_mu_);
     thread.cpu = commander->thread_.cpu;  // inherited
+    platform_.send_validator(SystrapPlatform::cpu_of_running(*commander));
   }
   thread.slot = platform_.control_.at<Slot>(*unit);
   thread.address = platform_.zygote_.layout().area + kSlotsOffset + next_slot_++ * kSlotSize;
