@@ -13,11 +13,12 @@
 
 namespace base {
 
-// (argument & mask) == value, compared as 64 bits.
+// (argument & mask) == value, compared as 64 bits; or, where the mask has its low half only, one of the others.
 struct SeccompArg {
   uint8_t index = 0;
   uint64_t mask = ~uint64_t{0};
   uint64_t value = 0;
+  std::vector<uint32_t> others = {};
 };
 
 // Applies when all argument conditions hold. Several rules may name one call: the first that applies decides.
@@ -33,7 +34,7 @@ struct SeccompPolicy {
   std::vector<SeccompRule> rules;
 };
 
-// x86-64 only: any other architecture value kills the process. Rules are tested in order: put the hot ones first.
+// x86-64 only: any other architecture value kills the process. Calls are found by a binary search; the rules of one are tested in order.
 std::vector<sock_filter> assemble_seccomp(const SeccompPolicy& policy);
 
 // Sets no_new_privs and installs the filter on all threads of the process.

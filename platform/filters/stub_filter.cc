@@ -93,6 +93,7 @@ std::vector<sock_filter> build_stub_filter(uint64_t text_base, ZygoteKey key) {
     load(p, kNr);
     unless_equal(p, static_cast<uint32_t>(rule.number), next);
     for (const base::SeccompArg& arg : rule.args) {
+      CHECK(arg.others.empty());
       load(p, arg_low(arg.index));
       p.push_back(BPF_STMT(BPF_ALU | BPF_AND | BPF_K, static_cast<uint32_t>(arg.mask)));
       unless_equal(p, static_cast<uint32_t>(arg.value), next);

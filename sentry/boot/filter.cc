@@ -18,6 +18,20 @@ namespace {
 constexpr uint64_t kThreadFlags = CLONE_VM | CLONE_THREAD | CLONE_SIGHAND;
 constexpr uint64_t kInt = 0xffff'ffff;  // arguments of type int: the kernel looks at the low half only
 
+// One rule for the options of a level, which stand side by side.
+void add_option_rules(base::SeccompPolicy& policy, int32_t call) {
+  for (const net::HostOption& o : net::host_socket_options()) {
+    if (call == SYS_setsockopt && !o.settable) continue;
+    const auto level = static_cast<uint64_t>(o.level);
+    base::SeccompRule& last = policy.rules.back();
+    if (last.number == call && last.args[0].value == level) {
+      last.args[1].others.push_back(static_cast<uint32_t>(o.name));
+      continue;
+    }
+    policy.rules.push_back({call, "inet sockets, listed options", {{1, kInt, level}, {2, kInt, static_cast<uint64_t>(o.name)}}});
+  }
+}
+
 // Host sockets of guests: what sentry/net says it needs, value by value.
 void add_network_rules(base::SeccompPolicy& policy) {
   constexpr uint64_t kSocketFlags = 04000 | 02000000;  // SOCK_NONBLOCK | SOCK_CLOEXEC
@@ -28,12 +42,10 @@ void add_network_rules(base::SeccompPolicy& policy) {
                              {2, kInt, static_cast<uint64_t>(k.protocol)}}});
   for (int call : {SYS_bind, SYS_listen, SYS_accept4, SYS_connect, SYS_getsockname, SYS_getpeername, SYS_shutdown})
     policy.rules.push_back({call, "inet sockets"});
-  for (const net::HostOption& o : net::host_socket_options()) {
-    const std::vector<base::SeccompArg> args = {{1, kInt, static_cast<uint64_t>(o.level)}, {2, kInt, static_cast<uint64_t>(o.name)}};
-    policy.rules.push_back({SYS_getsockopt, "inet sockets, listed options", args});
-    if (o.settable) policy.rules.push_back({SYS_setsockopt, "inet sockets, listed options", args});
-  }
-  for (uint32_t request : net::host_ioctls()) policy.rules.push_back({SYS_ioctl, "inet sockets, listed requests", {{1, kInt, request}}});
+  add_option_rules(policy, SYS_getsockopt);
+  add_option_rules(policy, SYS_setsockopt);
+  const std::span<const uint32_t> requests = net::host_ioctls();
+  policy.rules.push_back({SYS_ioctl, "inet sockets, listed requests", {{1, kInt, requests[0], {requests.begin() + 1, requests.end()}}}});
 }
 }
 
