@@ -167,7 +167,7 @@ HostResult<State> StateFiles::load() const {
   read_hooks(hooks, "poststop", s.hooks.poststop);
   if (!error.empty()) return HostErr(HostError::plain(path + ": " + error));
   if (r.has("process")) {
-    auto process = sentry::control::decode_process(r.object("process").node()->dump());
+    auto process = sentry::control::process_from(*r.object("process").node());
     if (process) s.process = std::move(*process);
   }
   return s;
@@ -190,7 +190,7 @@ HostResult<void> StateFiles::save(const State& s) const {
        {{"startContainer", hooks_to_json(s.hooks.start_container)},
         {"poststart", hooks_to_json(s.hooks.poststart)},
         {"poststop", hooks_to_json(s.hooks.poststop)}}},
-      {"process", Json::parse(sentry::control::encode_process(s.process), nullptr, false)},
+      {"process", sentry::control::json_of(s.process)},
   };
   std::string text = base::dump_json(json);
   const std::string path = this->path(kState), temporary = this->path(kNewState);

@@ -135,6 +135,7 @@ HostResult<int> run_sandbox() {
   if (auto installed = base::install_seccomp(program); !installed) return HostErr(std::move(installed).error());
   report_ready("");
   (*kernel)->run();
+  requests.hang_up();
   // Nothing is torn down: the pid namespace dies with this process, and the host frees the rest faster than we could.
   fflush(nullptr);
   _exit(exit_code_of(status.load()));

@@ -32,35 +32,6 @@ constexpr size_t kMaxGroups = 65536;  // NGROUPS_MAX
 constexpr size_t kMaxRlimits = 64;
 constexpr size_t kMaxMounts = 4096;
 
-Json to_json(const Process& p) {
-  Json rlimits = Json::array();
-  for (const Rlimit& r : p.rlimits)
-    rlimits.push_back({{"resource", r.resource}, {"soft", r.soft}, {"hard", r.hard}});
-  const CapabilitySets& c = p.capabilities;
-  return {
-      {"args", p.args},
-      {"env", p.env},
-      {"cwd", p.cwd},
-      {"uid", p.uid},
-      {"gid", p.gid},
-      {"additional_gids", p.additional_gids},
-      {"umask", p.umask},
-      {"capabilities",
-       {{"effective", c.effective},
-        {"permitted", c.permitted},
-        {"inheritable", c.inheritable},
-        {"bounding", c.bounding},
-        {"ambient", c.ambient}}},
-      {"no_new_privileges", p.no_new_privileges},
-      {"rlimits", std::move(rlimits)},
-      {"oom_score_adj", p.oom_score_adj},
-      {"program", p.program},
-      {"terminal", p.terminal},
-      {"columns", p.columns},
-      {"rows", p.rows},
-  };
-}
-
 Json to_json(const Mount& m) {
   return {
       {"destination", m.destination}, {"type", m.type},       {"source", m.source},
@@ -113,27 +84,59 @@ void read_mount(const JsonReader& r, Mount& m) {
   r.boolean("shared", m.shared);
 }
 
-// Parses, lets `read` fill a T, and turns the reader's error into ours.
+// Lets `read` fill a T, and turns the reader's error into ours.
 template <typename T, typename Read>
-HostResult<T> decode(std::string_view text, const char* what, Read read) {
-  HostResult<Json> json = base::parse_json(text);
-  if (!json) return HostErr(std::move(json.error()).wrap(what));
+HostResult<T> decode(const Json& json, const char* what, Read read) {
   T out;
   std::string error;
-  JsonReader root(*json, &error);
+  JsonReader root(json, &error);
   root.must_be_object();
   read(root, out);
   if (!error.empty()) return HostErr(HostError::plain(fmt::format("{}: {}", what, error)));
   return out;
 }
 
+HostResult<Json> parse(std::string_view text, const char* what) {
+  HostResult<Json> json = base::parse_json(text);
+  if (!json) return HostErr(std::move(json.error()).wrap(what));
+  return json;
+}
+
 }  // namespace
 
-std::string encode_process(const Process& p) { return base::dump_json(to_json(p)); }
-
-HostResult<Process> decode_process(std::string_view json) {
-  return decode<Process>(json, "process", read_process);
+Json json_of(const Process& p) {
+  Json rlimits = Json::array();
+  for (const Rlimit& r : p.rlimits)
+    rlimits.push_back({{"resource", r.resource}, {"soft", r.soft}, {"hard", r.hard}});
+  const CapabilitySets& c = p.capabilities;
+  return {
+      {"args", p.args},
+      {"env", p.env},
+      {"cwd", p.cwd},
+      {"uid", p.uid},
+      {"gid", p.gid},
+      {"additional_gids", p.additional_gids},
+      {"umask", p.umask},
+      {"capabilities",
+       {{"effective", c.effective},
+        {"permitted", c.permitted},
+        {"inheritable", c.inheritable},
+        {"bounding", c.bounding},
+        {"ambient", c.ambient}}},
+      {"no_new_privileges", p.no_new_privileges},
+      {"rlimits", std::move(rlimits)},
+      {"oom_score_adj", p.oom_score_adj},
+      {"program", p.program},
+      {"terminal", p.terminal},
+      {"columns", p.columns},
+      {"rows", p.rows},
+  };
 }
+
+std::string encode_process(const Process& p) { return base::dump_json(json_of(p)); }
+
+HostResult<Process> process_from(const Json& json) { return decode<Process>(json, "process", read_process); }
+HostResult<Process> decode_process(std::string_view text) { return process_from(TRY(parse(text, "process"))); }
 
 std::string encode_sandbox(const Sandbox& s) {
   return base::dump_json(Json{
@@ -148,8 +151,8 @@ std::string encode_sandbox(const Sandbox& s) {
   });
 }
 
-HostResult<Sandbox> decode_sandbox(std::string_view json) {
-  return decode<Sandbox>(json, "sandbox", [](const JsonReader& r, Sandbox& s) {
+HostResult<Sandbox> decode_sandbox(std::string_view text) {
+  return decode<Sandbox>(TRY(parse(text, "sandbox")), "sandbox", [](const JsonReader& r, Sandbox& s) {
     r.string("id", s.id, JsonReader::Need::kRequired);
     r.string("platform", s.platform);
     std::string network = "none";
@@ -169,7 +172,7 @@ std::string encode_container(const Container& c) {
   for (const Mount& m : c.mounts) mounts.push_back(to_json(m));
   return base::dump_json(Json{
       {"id", c.id},
-      {"process", to_json(c.process)},
+      {"process", json_of(c.process)},
       {"root_readonly", c.root_readonly},
       {"root_overlay", c.root_overlay == RootOverlay::kMemory ? "memory" : "none"},
       {"init_ordinary", c.init_ordinary},
@@ -183,7 +186,9 @@ std::string encode_container(const Container& c) {
   });
 }
 
-HostResult<Container> decode_container(std::string_view json) {
+HostResult<Container> decode_container(std::string_view text) { return container_from(TRY(parse(text, "container"))); }
+
+HostResult<Container> container_from(const Json& json) {
   return decode<Container>(json, "container", [](const JsonReader& r, Container& c) {
     r.string("id", c.id, JsonReader::Need::kRequired);
     JsonReader process = r.object("process", JsonReader::Need::kRequired);

@@ -41,6 +41,8 @@
 #include <string_view>
 #include <vector>
 
+#include <nlohmann/json_fwd.hpp>
+
 #include "abi/oci/sandbox_config.h"
 #include "base/host/host_error.h"
 #include "base/host/unique_fd.h"
@@ -63,8 +65,11 @@ std::string encode_sandbox(const abi::oci::Sandbox&);
 base::HostResult<abi::oci::Sandbox> decode_sandbox(std::string_view json);
 std::string encode_container(const abi::oci::Container&);
 base::HostResult<abi::oci::Container> decode_container(std::string_view json);
+base::HostResult<abi::oci::Container> container_from(const nlohmann::json&);
 std::string encode_process(const abi::oci::Process&);
 base::HostResult<abi::oci::Process> decode_process(std::string_view json);
+nlohmann::json json_of(const abi::oci::Process&);
+base::HostResult<abi::oci::Process> process_from(const nlohmann::json&);
 
 // One framed message on a connected socket. Blocking; EINTR is retried. send_message: an error when the peer is
 // gone. recv_message: an empty text at an orderly end of the stream.

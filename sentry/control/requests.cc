@@ -7,6 +7,7 @@
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/host/program_pages.h"
@@ -41,6 +42,7 @@ struct ContainerRecord {
   base::UniqueFd stats, trace;  // where its statistics and its timeline go when init has exited
   Status status = Status::kCreated;
   bool held = false;  // init is loaded and waits for `start`
+  int gofer_fd = -1;  // open for as long as the container's files are
   kernel::Reactor::WatchId gofer_watch = 0;
   int32_t init_pid = 0;
   std::map<int32_t, Process> processes;  // by pid in the container; 0 stands for init until it has one
@@ -162,8 +164,7 @@ Requests::Requests(kernel::Kernel& kernel, ContainerFactory& factory, std::funct
 Requests::~Requests() = default;
 
 void Requests::handle(std::shared_ptr<Request> request) {
-  Json params = Json::parse(request->params(), nullptr, false);
-  if (!params.is_object()) params = Json::object();
+  const Json& params = request->params();
   LOG_DEBUG("control request {}", request->method());
   if (request->method() == "wait") {
     impl_->wait(request, params);
@@ -182,10 +183,15 @@ void Requests::handle(std::shared_ptr<Request> request) {
   }
 }
 
+void Requests::hang_up() {
+  base::MutexLock lock(impl_->mu);
+  for (auto& [id, record] : impl_->containers) shutdown(record.gofer_fd, SHUT_RDWR);
+}
+
 Outcome<Json> Requests::Impl::create(Request& request, const Json& params) {
   auto field = params.find("container");
   if (field == params.end()) return fail("parameter container is missing");
-  auto config = decode_container(field->dump());
+  auto config = container_from(*field);
   if (!config) return fail(config.error().message);
   {
     base::MutexLock lock(mu);
@@ -206,19 +212,19 @@ Outcome<Json> Requests::Impl::create(Request& request, const Json& params) {
     stats = std::move(fds.back());
     fds.pop_back();
   }
-  const int gofer_fd = gofer.get();  // open for as long as the container's files are
+  ContainerRecord record;
+  record.gofer_fd = gofer.get();
   auto container = factory.create(*config, std::move(gofer));
   if (!container) return fail(container.error().message, static_cast<abi::Errno>(container.error().host_errno));
   auto stdio = factory.create_stdio(**container, config->process, ContainerFactory::Role::kInit, std::move(fds));
   if (!stdio) return fail(stdio.error().message);
-  ContainerRecord record;
   record.container = std::move(*container);
   record.stdio = std::move(*stdio);
   record.stats = std::move(stats);
   record.trace = std::move(trace);
   std::string id = config->id;
   // Not before this request is done: both are the reactor's work.
-  record.gofer_watch = kernel.reactor().on_hangup(gofer_fd, [this, id] { gofer_died(id); });
+  record.gofer_watch = kernel.reactor().on_hangup(record.gofer_fd, [this, id] { gofer_died(id); });
   record.config = std::move(*config);
   base::MutexLock lock(mu);
   if (first_container.empty()) first_container = id;
@@ -303,7 +309,7 @@ Outcome<Json> Requests::Impl::exec(Request& request, const Json& params) {
   if (!id) return std::unexpected(id.error());
   auto field = params.find("process");
   if (field == params.end()) return fail("parameter process is missing");
-  auto process = decode_process(field->dump());
+  auto process = process_from(*field);
   if (!process) return fail(process.error().message);
   kernel::CreateProcessArgs args;
   {

@@ -39,6 +39,8 @@ class Requests {
   Requests(kernel::Kernel& kernel, ContainerFactory& factory, std::function<void(int32_t)> on_init_exit);
   ~Requests();
   void handle(std::shared_ptr<Request> request);
+  // Lets the gofers go, when nothing runs any more: they end while the sentry does.
+  void hang_up();
 
  private:
   struct Impl;

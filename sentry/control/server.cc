@@ -64,7 +64,7 @@ namespace {
 
 class SocketRequest final : public Request {
  public:
-  SocketRequest(std::shared_ptr<Connection> connection, std::string method, std::string params,
+  SocketRequest(std::shared_ptr<Connection> connection, std::string method, Json params,
                 std::vector<base::UniqueFd> fds)
       : connection_(std::move(connection)) {
     method_ = std::move(method);
@@ -158,7 +158,7 @@ bool Server::Impl::handle_one(const std::shared_ptr<Connection>& connection, std
   auto version = json.find("version");
   auto params = json.find("params");
   auto request = std::make_shared<SocketRequest>(
-      connection, method->get<std::string>(), params != json.end() && params->is_object() ? params->dump() : "{}",
+      connection, method->get<std::string>(), params != json.end() && params->is_object() ? std::move(*params) : Json::object(),
       std::exchange(connection->in_fds, {}));
   if (version == json.end() || !version->is_number_integer() || version->get<int64_t>() != kProtocolVersion) {
     request->reply_error("control protocol version differs: the sandbox was started by another runsc", 0);

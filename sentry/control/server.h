@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include <nlohmann/json.hpp>
+
 #include "base/host/unique_fd.h"
 #include "sentry/kernel/reactor.h"
 
@@ -19,7 +21,7 @@ class Request {
  public:
   virtual ~Request() = default;
   const std::string& method() const { return method_; }
-  const std::string& params() const { return params_; }  // JSON text of the object
+  const nlohmann::json& params() const { return params_; }  // an object
   std::vector<base::UniqueFd>& fds() { return fds_; }
   virtual void reply_ok(const std::string& result_json) = 0;
   virtual void reply_error(const std::string& text, int guest_errno) = 0;
@@ -29,7 +31,8 @@ class Request {
   virtual void on_hangup(std::function<void()> action) = 0;
 
  protected:
-  std::string method_, params_;
+  std::string method_;
+  nlohmann::json params_;
   std::vector<base::UniqueFd> fds_;
 };
 
