@@ -38,7 +38,7 @@ CommandResult run_in_foreground(StateFiles& files, CreateRequest& request, Keep 
   pollfd ended{created->pidfd.get(), POLLIN, 0};
   while (poll(&ended, 1, kEndPatienceMs) < 0 && errno == EINTR) {
   }
-  base::HostResult<void> deleted = keep == Keep::kYes ? base::HostResult<void>() : delete_container(files, Force::kYes);
+  base::HostResult<void> deleted = keep == Keep::kYes ? base::HostResult<void>() : delete_container(files, created->state);
   if (!deleted) LOG_WARNING("{}", deleted.error().message);
   while (waitpid(created->pid, nullptr, 0) < 0 && errno == EINTR) {
   }

@@ -35,6 +35,7 @@ struct CreateRequest {
 struct Created {
   int pid = 0;
   base::UniqueFd pidfd;  // of the sentry, our child
+  State state;
 };
 
 // On failure nothing is left behind.
@@ -43,6 +44,8 @@ base::HostResult<void> start_container(StateFiles& files);
 base::HostResult<void> kill_container(StateFiles& files, int signo, bool all);
 enum class Force : uint8_t { kNo, kYes };
 base::HostResult<void> delete_container(StateFiles& files, Force force);
+// By force, of whoever made it and need not read what its state is.
+base::HostResult<void> delete_container(StateFiles& files, const State& state);
 
 // Writes `pid` to `path` by rename, when a path is given.
 base::HostResult<void> write_pid_file(const std::string& path, int pid);

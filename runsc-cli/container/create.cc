@@ -78,6 +78,7 @@ class Creation {
     Created created;
     created.pid = state_.pid;
     created.pidfd = std::move(processes_.pidfd);
+    created.state = std::move(state_);
     return created;
   }
 
@@ -146,9 +147,6 @@ class Creation {
     } else {
       fds.insert(fds.end(), {0, 1, 2});
     }
-    if (!ready_) TRY(await_ready(processes_));
-    client_.emplace(TRY(files_.connect()));
-    client_->set_timeout(kPatience);
     if (request_.stats_fd >= 0) fds.push_back(request_.stats_fd);
     if (request_.trace_fd >= 0) fds.push_back(request_.trace_fd);
     std::string params = fmt::format("{{\"container\":{},\"gofer_trees\":{},\"stats\":{},\"trace\":{}}}",
@@ -156,19 +154,42 @@ class Creation {
                                      request_.trace_fd >= 0);
     if (params.size() > sentry::control::kMaxMessage - 256)
       return HostErr(HostError::plain("config.json: is too large for the sandbox"));
-    HostResult<std::string> reply = client_->call("create", params, fds);
-    if (!reply) return HostErr(std::move(reply.error()).wrap("create"));
+    HostResult<void> made = request_container(params, fds);
+    if (!made && !ready_) TRY(await_ready(processes_));  // where it did not come up it says why
+    TRY(std::move(made));
     processes_.gofer.reset();
     return {};
   }
 
+  // The sentry need not be up: what we send waits for it.
+  HostResult<void> request_container(const std::string& params, const std::vector<int>& fds) {
+    client_.emplace(TRY(files_.connect()));
+    client_->set_timeout(kPatience);
+    TRY(client_->send("create", params, fds));
+    if (starts_at_once()) TRY(client_->send("start", id_params()));  // refused if `create` is
+    HostResult<std::string> reply = client_->receive();
+    if (!reply) return HostErr(std::move(reply.error()).wrap("create"));
+    return {};
+  }
+
   HostResult<void> start() {
-    TRY(start_guest(files_, state_));
+    client_->set_timeout(0);
+    if (starts_at_once()) {
+      TRY(client_->receive());
+    } else {
+      TRY(start_guest(*client_, files_, state_));
+    }
     state_.status = Status::kRunning;
     TRY(files_.save(state_));
     if (spec_.hooks.poststart.empty()) return {};
     return run_hooks(spec_.hooks.poststart, "poststart", state_json(state_, Status::kRunning, StateFields::kOci), spec_.bundle);
   }
+
+  // Nothing is done between `create` and `start`.
+  bool starts_at_once() const {
+    return request_.start == StartNow::kYes && spec_.hooks.start_container.empty() && request_.pid_file.empty();
+  }
+  std::string id_params() const { return fmt::format("{{\"id\":{}}}", json_quoted(files_.id())); }
 
   HostResult<void> attend_to_console() {
     Attendance what;

@@ -17,7 +17,6 @@
 
 #include "base/host/unique_fd.h"
 #include "runsc-cli/container/attend.h"
-#include "runsc-cli/container/client.h"
 #include "sentry/control/protocol.h"
 
 namespace cli {
@@ -153,8 +152,7 @@ HostResult<void> run_hook_inside(const Hook& hook, const std::string& state_text
 
 }  // namespace
 
-HostResult<void> start_guest(const StateFiles& files, const State& state) {
-  ControlClient client(TRY(files.connect()));
+HostResult<void> start_guest(ControlClient& client, const StateFiles& files, const State& state) {
   const std::string params = fmt::format("{{\"id\":{}}}", json_quoted(files.id()));
   const std::vector<Hook>& hooks = state.hooks.start_container;
   if (!hooks.empty()) {

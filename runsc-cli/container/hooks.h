@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/host/host_error.h"
+#include "runsc-cli/container/client.h"
 #include "runsc-cli/container/state.h"
 #include "runsc-cli/spec/spec.h"
 
@@ -16,6 +17,6 @@ base::HostResult<void> run_hooks(const std::vector<Hook>& hooks, const char* kin
                                  const std::string& bundle, int namespaces_of = 0);
 
 // Starts a created container's program, after its startContainer hooks have been run inside the container.
-base::HostResult<void> start_guest(const StateFiles& files, const State& state);
+base::HostResult<void> start_guest(ControlClient& client, const StateFiles& files, const State& state);
 
 }  // namespace cli

@@ -63,6 +63,18 @@ void await_end(const State& state) {
   if (UniqueFd pidfd = open_sentry(state)) await(pidfd);
 }
 
+// Under its lock.
+void take_apart(const StateFiles& files, const State& state) {
+  end_sentry(state);
+  remove_cgroups(state.cgroup_dirs);
+  if (!state.hooks.poststop.empty()) {
+    HostResult<void> done =
+        run_hooks(state.hooks.poststop, "poststop", state_json(state, Status::kStopped, StateFields::kOci), state.bundle);
+    if (!done) warn(done.error().message);
+  }
+  files.remove();
+}
+
 }  // namespace
 
 void warn(const std::string& text) {
@@ -78,7 +90,8 @@ HostResult<void> start_container(StateFiles& files) {
   if (status == Status::kStopped) return plain_error("cannot start a container that has stopped");
   if (status != Status::kCreated)
     return plain_error(fmt::format("cannot start an already {} container", status_name(status)));
-  HostResult<void> started = start_guest(files, state);
+  ControlClient client(TRY(files.connect()));
+  HostResult<void> started = start_guest(client, files, state);
   if (!started && !state.hooks.start_container.empty()) end_sentry(state);  // a failed hook stops the container
   TRY(std::move(started));
   state.status = Status::kRunning;
@@ -129,14 +142,15 @@ HostResult<void> delete_container(StateFiles& files, Force force) {
   Status status = current_status(state);
   if (force == Force::kNo && (status == Status::kRunning || status == Status::kPaused))
     return plain_error(fmt::format("cannot delete container {} that is not stopped: {}", files.id(), status_name(status)));
-  end_sentry(state);
-  remove_cgroups(state.cgroup_dirs);
-  if (!state.hooks.poststop.empty()) {
-    HostResult<void> done =
-        run_hooks(state.hooks.poststop, "poststop", state_json(state, Status::kStopped, StateFields::kOci), state.bundle);
-    if (!done) warn(done.error().message);
-  }
-  files.remove();
+  take_apart(files, state);
+  return {};
+}
+
+HostResult<void> delete_container(StateFiles& files, const State& state) {
+  HostResult<UniqueFd> lock = files.lock();
+  if (!lock && lock.error().host_errno == ENOENT) return {};
+  if (!lock) return HostErr(std::move(lock.error()));
+  take_apart(files, state);
   return {};
 }
 
