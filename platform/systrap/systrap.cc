@@ -139,12 +139,15 @@ void SystrapPlatform::start_once() {
   started_.store(true, std::memory_order_release);
 }
 
+// Not for the first process: many sandboxes have no other.
 void SystrapPlatform::fill_pool() {
+  if (spaces_made_.load(std::memory_order_relaxed) < 2) return;
   while (zygote_.outstanding() < kPoolTarget) zygote_.request();
 }
 
 base::Result<std::unique_ptr<AddressSpace>> SystrapPlatform::create_address_space() {
   start_once();
+  spaces_made_.fetch_add(1, std::memory_order_relaxed);
   for (;;) {
     if (!supervisor_.zygote_alive()) return base::err(abi::Errno::kENOMEM);
     Zygote::Fork fork = TRY(zygote_.take());

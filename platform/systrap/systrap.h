@@ -304,6 +304,7 @@ class SystrapPlatform final : public Platform {
   Trampolines trampolines_{control_};
   std::vector<abi::AddrRange> reserved_;
   std::atomic<bool> started_{false};
+  std::atomic<uint32_t> spaces_made_{0};
 
   mutable base::Mutex run_mu_{base::LockRank::kPlatformGlobal};
   base::Mutex start_mu_{base::LockRank::kPlatform};

@@ -118,6 +118,13 @@ class Kernel {
   // Counted misses: a call without a handler, by number and program; logged once each.
   void note_missing_syscall(Task& task, uint64_t number);
 
+  // Whether call sites are patched by now: not for the first calls that trap, as a sandbox that runs one small program is over before
+  // copies of its libraries' text pay.
+  bool patches_calls() {
+    constexpr uint32_t kTrapsBefore = 32;
+    return traps_.load(std::memory_order_relaxed) >= kTrapsBefore || traps_.fetch_add(1, std::memory_order_relaxed) >= kTrapsBefore;
+  }
+
   // Blocks the calling thread as an executor until stop().
   void run();
   void stop();
@@ -135,6 +142,7 @@ class Kernel {
   std::unique_ptr<Reactor> reactor_;
   std::unique_ptr<Impl> impl_;
   std::atomic<bool> giving_back_{false};  // the timer is set
+  std::atomic<uint32_t> traps_{0};        // of patches_calls()
 };
 
 }  // namespace sentry::kernel

@@ -239,7 +239,7 @@ bool handle_event(Task& task, const platform::Event& event, ResumeMode& mode) {
   mode = ResumeMode::kFull;
   switch (event.kind) {
     case EventKind::kSyscall:
-      if (event.trapped) task.mm().consider_patching(abi::Addr(task.regs().rip));
+      if (event.trapped && task.kernel().patches_calls()) task.mm().consider_patching(abi::Addr(task.regs().rip));
       return handle_syscall(task, mode);
     case EventKind::kFault: handle_page_fault(task, event); break;
     case EventKind::kException: handle_exception(task, event); break;

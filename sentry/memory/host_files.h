@@ -50,11 +50,12 @@ class HostFiles {
   struct Entry;
   static constexpr unsigned kSlotShift = 32;  // a file takes whole slots of offsets
   static constexpr size_t kSlots = 1 << 14;
+  static constexpr size_t kSlotsBytes = kSlots * sizeof(void*);
   static constexpr uint64_t kMaxFile = uint64_t{64} << kSlotShift;
   Entry& entry_at(uint64_t offset) const;
 
-  // By slot; those that a file has all point to its entry.
-  std::unique_ptr<std::atomic<Entry*>[]> slots_;
+  // By slot; those that a file has all point to its entry. Zero pages of the host's: few of them are ever touched.
+  std::atomic<Entry*>* const slots_;
   base::Mutex mu_{base::LockRank::kMemoryFile};
   size_t next_slot_ GUARDED_BY(mu_) = 0;
 };

@@ -59,7 +59,10 @@ struct HostFiles::Entry {
   std::atomic<uint64_t> pages{0};  // references, one per page
 };
 
-HostFiles::HostFiles() : slots_(new std::atomic<Entry*>[kSlots]()) {
+HostFiles::HostFiles()
+    : slots_(static_cast<std::atomic<Entry*>*>(
+          mmap(nullptr, kSlotsBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0))) {
+  CHECK(slots_ != MAP_FAILED);
   struct sigaction action = {};
   action.sa_sigaction = on_sigbus;
   action.sa_flags = SA_SIGINFO | SA_NODEFER;
@@ -68,6 +71,7 @@ HostFiles::HostFiles() : slots_(new std::atomic<Entry*>[kSlots]()) {
 
 HostFiles::~HostFiles() {
   for (size_t i = 0; i < kSlots; ++i) DCHECK(slots_[i].load() == nullptr);
+  munmap(slots_, kSlotsBytes);
 }
 
 HostFiles::Entry& HostFiles::entry_at(uint64_t offset) const {

@@ -52,8 +52,8 @@ struct Spare {
   const std::atomic<bool>* gone = nullptr;  // null: it is long known
 };
 
-struct Leaf {
-  std::array<std::atomic<Chunk*>, kLeafEntries> chunks{};
+struct Leaf {  // zero pages of the host's, as of the root: few of them are ever touched
+  std::array<std::atomic<Chunk*>, kLeafEntries> chunks;
 };
 
 void* map_private(size_t bytes) {
@@ -106,7 +106,8 @@ struct MemoryFile::Impl {
 MemoryFile::Impl::~Impl() {
   for (uint64_t n = 0; n <= next >> kChunkShift; ++n)
     if (chunk_at(n << kChunkShift)) free_chunk(n);
-  for (uint64_t i = 0; i <= next >> (kChunkShift + kLeafShift); ++i) delete root[i].load();
+  for (uint64_t i = 0; i <= next >> (kChunkShift + kLeafShift); ++i)
+    if (Leaf* leaf = root[i].load()) munmap(leaf, sizeof(Leaf));
   munmap(root, kRootEntries * sizeof(void*));
 }
 
@@ -115,7 +116,7 @@ bool MemoryFile::Impl::make_chunk(uint64_t number) {
   std::atomic<Leaf*>& slot = root[number >> kLeafShift];
   Leaf* leaf = slot.load(std::memory_order_relaxed);
   if (!leaf) {
-    leaf = new Leaf;
+    leaf = static_cast<Leaf*>(map_private(sizeof(Leaf)));
     slot.store(leaf, std::memory_order_release);
   }
   void* data = mmap(nullptr, kChunkSize, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd,
