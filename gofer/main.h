@@ -8,8 +8,7 @@
 //                    {"trees": [{"path": "/abs/host/path", "readonly": bool, "file": bool}], "host_uds": bool}
 //                  tree 0 is the container's root; `file` must be true for a bind of something that is no directory.
 //                  Optional: "debug": bool (log level), "confine": bool (default true; false only in tests and for
-//                  debugging: no namespaces, no filter), "own_network": bool (default true; false where it is started in a network
-//                  namespace that nothing is in but the sandbox).
+//                  debugging: no namespaces, no filter).
 //   5  kLogFd      log, or /dev/null
 // The starter should create the process in a new pid namespace (clone3 with CLONE_NEWPID) and in the right cgroup, and
 // need not do anything else: the gofer itself makes its mount, network, ipc and uts namespaces, moves the trees into an

@@ -50,7 +50,6 @@ base::HostResult<Config> parse_config(std::string_view text) {
   config.host_uds = TRY(get_bool(json, "host_uds", false));
   config.debug = TRY(get_bool(json, "debug", false));
   config.confine = TRY(get_bool(json, "confine", true));
-  config.own_network = TRY(get_bool(json, "own_network", true));
   return config;
 }
 

@@ -21,7 +21,6 @@ struct Config {
   bool host_uds = false;
   bool debug = false;
   bool confine = true;
-  bool own_network = true;  // false: the namespace that it starts in has nothing in it
 };
 
 // The error names the field.

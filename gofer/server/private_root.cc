@@ -53,8 +53,8 @@ const char* mount_point() {
   return "/";
 }
 
-base::HostResult<void> make_namespaces(const Config& config) {
-  if (unshare(CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | (config.own_network ? CLONE_NEWNET : 0)) != 0) return failed("unshare");
+base::HostResult<void> make_namespaces() {
+  if (unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS) != 0) return failed("unshare");
   if (mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) return failed("make mounts private");
   return {};
 }
@@ -75,7 +75,7 @@ base::HostResult<std::string> attach(const base::UniqueFd& tree, size_t number, 
 }  // namespace
 
 base::HostResult<std::vector<TreeRoot>> enter_private_root(const Config& config) {
-  TRY(make_namespaces(config));
+  TRY(make_namespaces());
   std::vector<base::UniqueFd> clones;
   for (const TreeConfig& tree : config.trees) clones.push_back(TRY(clone_tree(tree)));
 

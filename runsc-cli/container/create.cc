@@ -112,20 +112,14 @@ class Creation {
     plan.control_listener = listener;
     plan.log_fd = base::log_fd();
     plan.oom_score_adj = spec_.container.process.oom_score_adj;
-    plan.unknown = request_.start == StartNow::kYes && !has_create_hooks();
     plan.cgroup = TRY(open_cgroup_entry(state_.cgroup_dirs));
     processes_ = TRY(spawn_sandbox(plan));
     return {};
   }
 
-  bool has_create_hooks() const {
-    const Hooks& h = spec_.hooks;
-    return !h.prestart.empty() || !h.create_runtime.empty() || !h.create_container.empty();
-  }
-
   HostResult<void> run_create_hooks() {
-    if (!has_create_hooks()) return {};
     const Hooks& h = spec_.hooks;
+    if (h.prestart.empty() && h.create_runtime.empty() && h.create_container.empty()) return {};
     // The hooks may look at the sandbox's namespaces: it has to be past making them.
     TRY(await_ready(processes_));
     ready_ = true;

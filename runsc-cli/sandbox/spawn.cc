@@ -60,9 +60,7 @@ std::string gofer_config(const SandboxPlan& plan) {
   base::Json trees = base::Json::array();
   for (const Tree& tree : plan.trees)
     trees.push_back({{"path", tree.path}, {"readonly", tree.readonly}, {"file", tree.is_file}, {"recursive", tree.recursive}});
-  // Making a network namespace takes a millisecond, during which others wait for RCU.
-  const bool own_network = !plan.unknown || plan.sandbox.network != NetworkMode::kNone;
-  return base::dump_json({{"trees", std::move(trees)}, {"host_uds", false}, {"debug", plan.sandbox.debug}, {"own_network", own_network}});
+  return base::dump_json({{"trees", std::move(trees)}, {"host_uds", false}, {"debug", plan.sandbox.debug}});
 }
 
 uint64_t namespace_flags(const SandboxPlan& plan) {

@@ -25,8 +25,6 @@ struct SandboxPlan {
   int log_fd = -1;  // -1: none
   CgroupEntry cgroup;
   int oom_score_adj = 0;
-  // Nobody but us knows the sandbox before its guest runs, and could put an interface into its network namespace.
-  bool unknown = false;
 };
 
 struct SandboxProcesses {
