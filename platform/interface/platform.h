@@ -146,6 +146,9 @@ class Context {
   virtual ThreadWords thread_words() const { return thread_words_; }
   virtual void set_thread_words(const ThreadWords& words) { thread_words_ = words; }
 
+  // The call that just trapped at `site` is to come here when it traps again, as it may be patched then: it is not answered in place.
+  virtual void forget_site(abi::Addr site) { (void)site; }
+
   // How much of the time between the last resume() and its event, both in ticks of the time-stamp counter, the guest ran:
   // without what waking host threads took. A hint, which a hostile guest can choose.
   virtual uint64_t guest_ticks(uint64_t resumed, uint64_t stopped) const { return stopped - resumed; }

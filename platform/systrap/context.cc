@@ -156,6 +156,8 @@ SignalAction SystrapContext::signal_action(int32_t signo) const {
 
 void SystrapContext::hide_signal_actions() { poke(thread_.slot->in_place.actions, 0u); }
 
+void SystrapContext::forget_site(abi::Addr site) { poke(thread_.slot->seen_site[Slot::seen_at(site.value())], uint64_t{0}); }
+
 ThreadWords SystrapContext::thread_words() const {
   return {peek(thread_.slot->robust_list), peek(thread_.slot->clear_child_tid)};
 }

@@ -142,6 +142,7 @@ class SystrapContext final : public Context {
   void set_signal_action(int32_t signo, const SignalAction& action) override;
   SignalAction signal_action(int32_t signo) const override;
   void hide_signal_actions() override;
+  void forget_site(abi::Addr site) override;
   ThreadWords thread_words() const override;
   void set_thread_words(const ThreadWords& words) override;
   uint64_t guest_ticks(uint64_t resumed, uint64_t stopped) const override;

@@ -234,12 +234,17 @@ bool handle_syscall(Task& task, ResumeMode& mode) {
   return false;
 }
 
+void consider_patching(Task& task, abi::Addr site) {
+  if (task.kernel().patches_calls()) task.mm().consider_patching(site);
+  else task.context().forget_site(site);
+}
+
 bool handle_event(Task& task, const platform::Event& event, ResumeMode& mode) {
   Task::Private& p = task.priv();
   mode = ResumeMode::kFull;
   switch (event.kind) {
     case EventKind::kSyscall:
-      if (event.trapped && task.kernel().patches_calls()) task.mm().consider_patching(abi::Addr(task.regs().rip));
+      if (event.trapped) consider_patching(task, abi::Addr(task.regs().rip));
       return handle_syscall(task, mode);
     case EventKind::kFault: handle_page_fault(task, event); break;
     case EventKind::kException: handle_exception(task, event); break;

@@ -192,8 +192,9 @@ struct Slot {
   static constexpr uint32_t kLookFails = 5, kMostSteals = 6, kStealShift = 2, kLooksPerSteal = 16;
   uint64_t look_after;
   uint32_t look_credit, look_fails, look_found, look_steals;
-  // Call sites that trapped once: the sentry has had its chance to patch them.
+  // Call sites that trapped once: the sentry has had its chance to patch them. See Context::forget_site().
   uint64_t seen_site[64];
+  static constexpr uint64_t seen_at(uint64_t site) { return (site ^ site >> 7) % 64; }
 
   // Kicks that need no answer (kStubKick says the same and waits): descriptors, by count modulo kKicks. The stub counts those it
   // made, the sentry those it has seen. Those up to kicks_rung are to be told at once, the others when the thread sleeps: see kick().

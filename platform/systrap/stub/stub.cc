@@ -570,7 +570,7 @@ extern "C" void stub_signal(int sig, SigInfo* info, UContext* uc, uint64_t rsp) 
       return report(slot, uc, kStubException, false);
     }
     // The first call at a site goes to the sentry, which may patch it. Those that come here again go on as if it had.
-    uint64_t* seen = &slot->seen_site[(uc->mc.rip ^ uc->mc.rip >> 7) % 64];
+    uint64_t* seen = &slot->seen_site[Slot::seen_at(uc->mc.rip)];
     if (*seen == uc->mc.rip && slot->regs.gs_base == 0 && !(uc->mc.eflags & kTrapFlag)) {
       slot->by_trap = 1;
       uc->mc.rcx = uc->mc.rip;
