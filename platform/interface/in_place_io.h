@@ -143,13 +143,18 @@ inline constexpr uint32_t kPollEdge = 1u << 31;
 
 // Counts of changes, of the whole sandbox; the sentry writes, every stub reads. First some of their own: of what any path depends on;
 // how many there are who must hear of each close(2) at once (locks, watches of inotify); how many plain files are open whose
-// status flags were changed since stubs know them; how many must hear of each read(2) (watches of inotify). The others by a hash of a directory's number (names in
+// status flags were changed since stubs know them; how many must hear of each read(2) (watches of inotify), and of each write(2) (these, limits of the
+// size of files); the last time that a file got which was not a tick's. The others by a hash of a directory's number (names in
 // it) or a file's (its attributes, and what is in it), and the last by a hash of a file's number again: its size, or which pages are its own.
 inline constexpr uint32_t kChangeWords = 512;
 struct ChangeWords {
   uint64_t of[kChangeWords];
 };
-inline constexpr uint32_t kChangedPaths = 0, kCloseWatchers = 1, kChangedFlags = 2, kReadWatchers = 3, kHashedChanges = 4, kHashedSizes = 384;
+inline constexpr uint32_t kChangedPaths = 0, kCloseWatchers = 1, kChangedFlags = 2, kReadWatchers = 3, kWriteWatchers = 4, kLastExactTime = 5,
+                          kHashedChanges = 6, kHashedSizes = 384;
+// What a write makes of the times of a file (docs/decisions/0045): the clock's tick, or an exact time that was given to a file within it. One further ahead is
+// from before the clock was set back.
+constexpr uint64_t write_time(uint64_t tick, uint64_t last_exact) { return last_exact - tick < 20'000'000 ? last_exact : tick; }
 
 struct StatAnswer {
   static constexpr uint64_t kMostName = 112;
@@ -204,14 +209,19 @@ struct CommonReader {
 // is what counts, and both sides change it by compare-and-exchange. The rest of a place is what the sentry knew of the file when
 // the change words stood where `changes` and `paths` say. docs/decisions/0041.
 //
-// The *window* of a place is a stretch of the file whose own pages stand in the room for windows, where the stub only reads them: its bytes are always those
+// The *window* of a place is a stretch of the file whose own pages stand in the room for windows, where the stub reads them: its bytes are always those
 // of the file. docs/decisions/0043.
+//
+// With kPlaceWritable the stub may write there too, below `end`, as long as the change word stands at `write_changes` and a write would give the file the time that it
+// has. It holds `writing` meanwhile; the sentry looks at that when it has begun to change the file, or has taken the place away, and waits. docs/decisions/0045.
 struct FilePlace {
   alignas(64) uint64_t number;  // of the description; 0: nobody's
   uint64_t state;                // tag << kPositionBits | position; tag 0: the position is not here. Another one for each description
   uint64_t device, inode, mount;  // by the sentry: as statx(2) has them; inode 0: not known
   uint32_t used;                 // by the stub: reads that the bytes were enough for; a hint
   uint32_t window_used;          // the same of the window
+  uint32_t window_written;       // the same of writes
+  uint32_t writing;              // by the stub: not 0 while a thread writes in the window
 
   alignas(64) uint32_t version;  // odd while the sentry writes what follows
   uint16_t kind, word;           // kPlace*; change word of the file
@@ -223,12 +233,14 @@ struct FilePlace {
   uint64_t sizes;
   uint64_t window_start, window_length;  // in the file
   uint64_t window_at, window_ticket;     // in the room for windows; see map_window()
+  uint64_t write_changes, write_time;
 };
 inline constexpr uint16_t kPlaceSize = 1;      // `end` is known
 inline constexpr uint16_t kPlaceReadable = 2;  // may be read
 inline constexpr uint16_t kPlaceDirectory = 4;
 inline constexpr uint16_t kPlaceAlone = 8;     // the description never had a second descriptor
 inline constexpr uint16_t kPlaceSteady = 16;   // may be read whatever of it changes, as long as `sizes` stands
+inline constexpr uint16_t kPlaceWritable = 32; // `write_changes` and `write_time` are known, and the window can be written
 inline constexpr int kPositionBits = 48;
 inline constexpr uint64_t kPositionMask = (uint64_t{1} << kPositionBits) - 1;
 inline constexpr uint64_t kMostPosition = kPositionMask >> 1;
@@ -240,6 +252,7 @@ struct PlacesBlock {
 };
 static_assert(sizeof(FilePlace) == 192 && sizeof(PlacesBlock) <= kBlockSize / 8);
 inline constexpr uint64_t kWindowRoom = 0x600'0000;
+inline constexpr uint64_t kMostWritten = 64 * 1024;  // by one call in place
 
 // Of a key, in steps.
 constexpr uint64_t hash_step(uint64_t hash, uint64_t word) { return (hash ^ word) * 0x9e3779b97f4a7c15 ^ (hash >> 29); }

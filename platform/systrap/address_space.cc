@@ -281,10 +281,11 @@ abi::AddrRange SystrapAddressSpace::window_range(uint64_t at, uint64_t length) c
 // The operation that was queued last is done, or what replaced it.
 uint64_t SystrapAddressSpace::ticket_locked() const { return published_.load(std::memory_order_relaxed) + queue_.size(); }
 
-uint64_t SystrapAddressSpace::map_window(uint64_t at, uint64_t offset, uint64_t length) {
+uint64_t SystrapAddressSpace::map_window(uint64_t at, uint64_t offset, uint64_t length, BlockUse use) {
   const abi::AddrRange range = window_range(at, length);
+  const bool writes = use == BlockUse::kWrite;
   base::MutexLock lock(mu_);
-  push(map_op(range, offset, {true, false, false}, kFdMemoryReadOnly));
+  push(map_op(range, offset, {true, writes, false}, writes ? kFdMemory : kFdMemoryReadOnly));
   return ticket_locked();
 }
 

@@ -51,7 +51,7 @@ class SystrapAddressSpace final : public AddressSpace {
   void set_descriptor(uint32_t fd, uint64_t word) override;
   void map_block(uint32_t block, uint64_t offset, uint64_t length, BlockUse use) override;
   void unmap_block(uint32_t block, uint64_t length) override;
-  uint64_t map_window(uint64_t at, uint64_t offset, uint64_t length) override;
+  uint64_t map_window(uint64_t at, uint64_t offset, uint64_t length, BlockUse use) override;
   uint64_t map_window(uint64_t at, const base::RefPtr<base::SharedFd>& file, uint64_t offset, uint64_t length) override;
   void unmap_window(uint64_t at, uint64_t length) override;
   in_place::DescriptorLocks* descriptor_locks() override { return &shared_->io_locks; }

@@ -3,6 +3,7 @@
 
 #include "sentry/kernel/in_place_view.h"
 #include "sentry/kernel/task_private.h"
+#include "sentry/vfs/file_time.h"
 
 namespace sentry::kernel {
 
@@ -33,14 +34,37 @@ void PlainFile::note_pread(Task& task, abi::Fd fd, vfs::FileDescription& file, u
   if (offset == 0) PlainFile(task, fd, file).has_read_beginning();
 }
 
-void PlainFile::make_window(uint64_t at) {
+void PlainFile::note_write(Task& task, abi::Fd fd, vfs::FileDescription& file, std::optional<uint64_t> offset, uint64_t n) {
+  vfs::WriteHabit& habit = file.write_habit();
+  if (habit.note(n, vfs::write_time(), vfs::change_count(vfs::size_word(file.inode().number()))))
+    return PlainFile(task, fd, file).make_window_to_write(offset ? *offset : file.offset() - std::min(file.offset(), n));
+  if (habit.may_tell()) PlainFile(task, fd, file).has_written();
+}
+
+void PlainFile::make_window(uint64_t at, vfs::WindowPlan::Use use) {
   if (!quiet_ || !file_.inode().is_regular()) return;
   places_ = task_.fds().lend_much_used(task_.mm(), fd_, file_, task_.kernel().memory());
   if (!places_ || !know()) return;
   if (!known_.pages) note_pages();
-  if (known_.pages && known_.readable)
-    known_.window = vfs::WindowPlan(task_.kernel().memory(), *known_.pages, at, known_.end, file_.read_habit().level());
+  const uint32_t level = std::max(file_.read_habit().level(), file_.write_habit().level());
+  if (file_.write_habit().has_window()) use = vfs::WindowPlan::Use::kWrite;
+  if (known_.pages && (known_.readable || use == vfs::WindowPlan::Use::kWrite))
+    known_.window = vfs::WindowPlan(task_.kernel().memory(), *known_.pages, at, known_.end, level, use);
   tell(0, 0);
+}
+
+// What can be written can be read there, too.
+void PlainFile::make_window_to_write(uint64_t at) {
+  if (!quiet_ || !file_.is_readable() || !file_.inode().may_be_written_in_place()) return;
+  file_.inode().set_written_in_place();
+  quiet_.emplace();
+  writes_ = true;
+  make_window(at, vfs::WindowPlan::Use::kWrite);
+}
+
+void PlainFile::has_written() {
+  writes_ = true;
+  if (know_lent()) tell(0, 0);
 }
 
 void PlainFile::has_read_beginning() {
@@ -88,6 +112,9 @@ std::optional<uint64_t> PlainFile::know() {
   known_.readable = reading != vfs::Inode::Reading::kChangesIt;
   known_.steady = reading == vfs::Inode::Reading::kNeverChangesIt;
   if (file_.read_habit().has_window()) note_pages();
+  // Who writes takes set-id bits away.
+  const bool only_times = !(stat->mode & (abi::kS_ISUID | abi::kS_ISGID)) && stat->mtime == stat->ctime;
+  if (writes_ && only_times) known_.write_time = vfs::ns_of(stat->mtime);
   return known_.end;
 }
 

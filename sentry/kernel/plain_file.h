@@ -27,23 +27,28 @@ class PlainFile {
   void has_read_beginning();                    // by sendfile(2)
   // The same by pread(2), where that is of interest.
   static void note_pread(Task& task, abi::Fd fd, vfs::FileDescription& file, uint64_t offset, uint64_t got);
+  // Of write(2) and pwrite(2), likewise.
+  static void note_write(Task& task, abi::Fd fd, vfs::FileDescription& file, std::optional<uint64_t> offset, uint64_t n);
   void has_sought();
   void has_listed_all();
 
  private:
   bool lend();
-  void make_window(uint64_t at);
+  void make_window(uint64_t at, vfs::WindowPlan::Use use = vfs::WindowPlan::Use::kReadOnly);
+  void make_window_to_write(uint64_t at);
+  void has_written();
   void note_changes();
   void note_pages();
   std::optional<uint64_t> know();       // the size
   std::optional<uint64_t> know_lent();  // the same of a regular file whose position is lent
-  bool tells_content() const { return known_.readable && file_.inode().tells_content(); }
+  bool tells_content() const { return known_.readable && file_.inode().tells_content() && !file_.inode().is_written_in_place(); }
   void tell(uint64_t start, size_t ahead);
 
   Task& task_;
   vfs::FileDescription& file_;
   const abi::Fd fd_;
   std::optional<vfs::QuietTime> quiet_;
+  bool writes_ = false;  // the stub may
   base::RefPtr<vfs::FilePlaces> places_;
   vfs::KnownFile known_;
 };

@@ -33,6 +33,7 @@ ThreadGroup::ThreadGroup(Kernel& kernel, RefPtr<Container> container, RefPtr<Sig
       limits_(limits) {
   timers = std::make_unique<PosixTimers>(*this);
   timers->watch_cpu_limit();
+  set_limit(creds::Resource::kFSIZE, limits.get(creds::Resource::kFSIZE));
 }
 ThreadGroup::~ThreadGroup() = default;
 
@@ -103,6 +104,8 @@ void ThreadGroup::set_limit(creds::Resource r, creds::Limit v) {
   {
     base::MutexLock lock(limits_mu_);
     limits_.get(r) = v;
+    if (r == creds::Resource::kFSIZE && v.soft == creds::kInfinity) limits_writes_.reset();
+    else if (r == creds::Resource::kFSIZE && !limits_writes_) limits_writes_.emplace();
   }
   if (r == creds::Resource::kCPU) timers->watch_cpu_limit();
 }

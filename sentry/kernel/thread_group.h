@@ -10,6 +10,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,7 @@
 #include "sentry/creds/limits.h"
 #include "sentry/kernel/pid_namespace.h"
 #include "sentry/kernel/signal_state.h"
+#include "sentry/vfs/changes.h"
 #include "sentry/vfs/wait_queue.h"
 
 namespace sentry::kernel {
@@ -173,6 +175,7 @@ class ThreadGroup final : public base::RefCounted {
   const int64_t start_ns_;
   mutable base::Mutex limits_mu_{base::LockRank::kLeaf};
   creds::LimitSet limits_ GUARDED_BY(limits_mu_);
+  std::optional<vfs::WriteWatcher> limits_writes_ GUARDED_BY(limits_mu_);  // RLIMIT_FSIZE is one
   vfs::WaitQueue signal_queue_, child_events_;
 };
 

@@ -77,6 +77,9 @@ class Mappable : public base::RefCounted {
     return writable_mappings_.compare_exchange_strong(none, -1) || none < 0;
   }
 
+  // Stubs that may write its pages without telling (vfs/file_windows.h): its text is not copied for patching meanwhile. Counted before version() changes.
+  std::atomic<int32_t> write_windows{0};
+
   // Patched copies of text, shared by all processes of the sandbox; see sentry/mm/text_patch.h. Owned by mm.
   base::RefPtr<base::RefCounted> text_patches;
 

@@ -128,6 +128,7 @@ bool TextPatches::copy(uint64_t offset, uint64_t from, uint64_t to, memory::Mapp
                        base::FunctionRef<void(uint8_t*, uint64_t)> change) {
   std::vector<memory::FileRange> drop;
   const uint64_t version = object.version();
+  if (object.write_windows.load() != 0) return false;
   Run copied;      // what is there already
   Run fresh;
   bool have = find(offset, object, copied);
@@ -197,6 +198,7 @@ void TextPatches::note_placed(memory::Mappable& object) {
 // Fewer, longer mappings are worth more than the memory once most of a twin is copied anyway, or many processes have them.
 void TextPatches::copy_rest(uint64_t offset, memory::Mappable& object) {
   const uint64_t version = object.version();
+  if (object.write_windows.load() != 0) return;
   for (uint64_t next = 0;;) {
     Run empty;
     {

@@ -2,6 +2,7 @@
 // chmod(2), chown(2), utimensat(2), truncate(2), fallocate(2), fadvise(2): fs/open.c, fs/utimes.c.
 #include "abi/linux/signal.h"
 #include "sentry/syscalls/file_io.h"
+#include "sentry/vfs/file_time.h"
 
 namespace sentry::syscalls {
 
@@ -76,7 +77,7 @@ struct Times {
 
 Result<void> set_times(Task& task, const vfs::Path& path, std::optional<Times> times) {
   vfs::SetAttr attr;
-  const vfs::TimeSpec now = vfs::timespec_of(task.now_realtime());
+  const vfs::TimeSpec now = vfs::timespec_of(vfs::exact_time(task));
   if (!times) {
     attr.atime = attr.mtime = now;
     attr.times_are_now = true;

@@ -8,6 +8,7 @@
 #include "sentry/syscalls/clock.h"
 #include "sentry/syscalls/file_io.h"
 #include "sentry/vfs/changes.h"
+#include "sentry/vfs/file_places.h"
 #include "sentry/vfs/inotify.h"
 
 namespace sentry::syscalls {
@@ -113,7 +114,10 @@ Result<int32_t> sys_inotify_add_watch(Task& task, Fd fd, UserCString path, uint3
   // What was closed before is not told of.
   const vfs::CloseWatcher from_now_on;
   task.kernel().settle_descriptors();
-  return vfs::add_inotify_watch(*file, found, mask);
+  const int32_t wd = TRY(vfs::add_inotify_watch(*file, found, mask));
+  // What is written from now on is told of; who looks at the file now finds the rest.
+  vfs::FilePlaces::await_all_writers();
+  return wd;
 }
 
 Result<void> sys_inotify_rm_watch(Task& task, Fd fd, int32_t wd) {

@@ -58,7 +58,9 @@ Result<size_t> sys_write(Task& task, Fd fd, Addr buffer, size_t count) {
   auto file = TRY(writable(task, fd));
   TRY(check_buffer(task, buffer, count));
   vfs::UserIoBuffer src(task.user_memory(), buffer, std::min(count, kMaxRwCount));
-  return write_file(task, *file, src, std::nullopt, policy_of(*file));
+  const Result<size_t> n = write_file(task, *file, src, std::nullopt, policy_of(*file));
+  if (n && file->lends_position()) kernel::PlainFile::note_write(task, fd, *file, std::nullopt, *n);
+  return n;
 }
 
 Result<size_t> sys_pread64(Task& task, Fd fd, Addr buffer, size_t count, int64_t offset) {
@@ -80,7 +82,9 @@ Result<size_t> sys_pwrite64(Task& task, Fd fd, Addr buffer, size_t count, int64_
   if (file->status_flags() & vfs::kO_APPEND) at = FileDescription::kAtEnd;
   TRY(check_buffer(task, buffer, count));
   vfs::UserIoBuffer src(task.user_memory(), buffer, std::min(count, kMaxRwCount));
-  return write_file(task, *file, src, at, policy_of(*file));
+  const Result<size_t> n = write_file(task, *file, src, at, policy_of(*file));
+  if (n && file->lends_position() && at != FileDescription::kAtEnd) kernel::PlainFile::note_write(task, fd, *file, at, *n);
+  return n;
 }
 
 Result<size_t> sys_readv(Task& task, Fd fd, Addr iov, uint64_t count) {

@@ -20,6 +20,14 @@ TimeSpec timespec_of(int64_t ns) {
   return {sec, rest};
 }
 
+int64_t ns_of(TimeSpec t) {
+  int64_t ns;
+  if (__builtin_mul_overflow(t.sec, int64_t{1'000'000'000}, &ns) || __builtin_add_overflow(ns, t.nsec, &ns)) {
+    return t.sec < 0 ? INT64_MIN : INT64_MAX;
+  }
+  return ns;
+}
+
 base::Result<void> check_access(OpContext& ctx, const Path& path, unsigned want) {
   Inode& inode = path.inode();
   if ((want & 2) && path.mount->is_read_only()) {

@@ -23,6 +23,14 @@ uint64_t change_count(uint32_t word) { return __atomic_load_n(&word_at(word), __
 
 void count_word(uint32_t word, int64_t by) { __atomic_fetch_add(&word_at(word), static_cast<uint64_t>(by), __ATOMIC_SEQ_CST); }
 
+void set_last_exact_time(uint64_t time) {
+  using platform::in_place::kLastExactTime;
+  uint64_t last = change_count(kLastExactTime);
+  // One that is no write's time any more is in the way of nothing.
+  while (time > last || platform::in_place::write_time(time, last) != last)
+    if (__atomic_compare_exchange_n(&word_at(kLastExactTime), &last, time, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) break;
+}
+
 ChangeScope::ChangeScope(uint32_t word) {
   begun.fetch_add(1, std::memory_order_seq_cst);
   count_word(word, 1);

@@ -32,6 +32,7 @@ constexpr uint32_t size_word(uint64_t number) {
 void set_change_words(platform::in_place::ChangeWords* words);
 uint64_t change_count(uint32_t word);
 void count_word(uint32_t word, int64_t by);
+void set_last_exact_time(uint64_t time);  // unless a later one is there; of vfs/file_time.h
 
 class ChangeScope {
  public:
@@ -55,6 +56,7 @@ class Counted {
 // While there is one, the sentry is told at once of every close(2), or of every read(2).
 using CloseWatcher = Counted<platform::in_place::kCloseWatchers>;
 using ReadWatcher = Counted<platform::in_place::kReadWatchers>;
+using WriteWatcher = Counted<platform::in_place::kWriteWatchers>;  // the same of every write(2)
 // While there is one, stubs ask for the status flags of all plain files and open none again: those of one have been changed that they know.
 using ChangedFlags = Counted<platform::in_place::kChangedFlags>;
 

@@ -86,6 +86,10 @@ base::Result<void> FileDescription::set_status_flags(OpContext& ctx, uint32_t fl
     base::MutexLock lock(in_place_mutex());
     end->show_locked();
   }
+  if ((flags & kO_APPEND) && is_lent()) {
+    base::MutexLock lock(in_place_mutex());
+    if (FilePlaces* places = lent_.load(std::memory_order_relaxed)) places->forbid_writes_locked(*this);
+  }
   return {};
 }
 

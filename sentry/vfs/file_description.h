@@ -142,6 +142,7 @@ class FileDescription : public memory::MappedFile {
   enum class Endless : uint8_t { kNo, kNothing, kZeros };
   virtual Endless endless() const { return Endless::kNo; }
   ReadHabit& read_habit() { return read_habit_; }
+  WriteHabit& write_habit() { return write_habit_; }
   bool is_lent() const { return lent_.load(std::memory_order_seq_cst) != nullptr; }
   uint64_t number_if_any() const { return number_.load(std::memory_order_relaxed); }  // 0: not asked for
 
@@ -210,6 +211,7 @@ class FileDescription : public memory::MappedFile {
   std::atomic<FilePlaces*> lent_{nullptr};  // changed with in_place_mutex()
   std::atomic<uint32_t> positions_held_{0};
   ReadHabit read_habit_;
+  WriteHabit write_habit_;
   std::optional<ChangedFlags> changed_flags_;  // set with in_place_mutex(): words of descriptors that stubs have say otherwise
 };
 

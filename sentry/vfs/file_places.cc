@@ -3,7 +3,11 @@
 
 #include <algorithm>
 #include <bit>
+#include <ctime>
+#include <map>
 #include <utility>
+
+#include <sched.h>
 
 #include "base/core/check.h"
 #include "sentry/vfs/file_description.h"
@@ -19,6 +23,25 @@ constexpr int kMostTrust = 8;
 constexpr uint8_t kWastedMost = 2;
 constexpr size_t kSmallFile = 16 * 1024;
 constexpr uint32_t kWellUsed = 64;  // reads that were worth a window
+
+// A stub holds a place for the time of a copy, unless it gets no CPU meanwhile. What it says is its own word: there is an end of waiting.
+constexpr int64_t kMostWaiting = 50'000'000;
+
+int64_t now_ns() {
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return now.tv_sec * int64_t{1'000'000'000} + now.tv_nsec;
+}
+
+// Who may write a file. in_place_mutex(); none longer than its description is lent.
+struct Writer {
+  FilePlaces* places;
+  size_t place;
+};
+std::map<const Inode*, Writer>& writers() {
+  static auto& all = *new std::map<const Inode*, Writer>;
+  return all;
+}
 
 uint64_t state_of(uint16_t tag, uint64_t position) { return uint64_t{tag} << in_place::kPositionBits | position; }
 
@@ -61,6 +84,7 @@ void FilePlaces::lend_locked(FileDescription& file) {
     p.length = 0;
     p.window_length = 0;
   });
+  m.write_time = 0;
   __atomic_store_n(&place(i).number, file.number_if_any(), __ATOMIC_SEQ_CST);
   __atomic_store_n(&place(i).state, state_of(m.tag, position), __ATOMIC_SEQ_CST);
   file.lent_.store(this, std::memory_order_seq_cst);
@@ -96,6 +120,7 @@ void FilePlaces::take_back_locked(FileDescription& file) {
   hold_position_locked(file);
   __atomic_store_n(&place(i).number, uint64_t{0}, __ATOMIC_SEQ_CST);
   if (m.window.length != 0) drop_window(i);
+  if (auto it = writers().find(&file.inode()); it != writers().end() && it->second.places == this && it->second.place == i) writers().erase(it);
   m.file = nullptr;
   m.length = 0;
   file.lent_.store(nullptr, std::memory_order_seq_cst);
@@ -105,6 +130,12 @@ void FilePlaces::note_second_locked(const FileDescription& file) {
   const size_t i = index_of(file);
   mine_[i].alone = false;
   rewrite(i, [](FilePlace& p) { p.kind &= static_cast<uint16_t>(~in_place::kPlaceAlone); });
+}
+
+void FilePlaces::forbid_writes_locked(const FileDescription& file) {
+  const size_t i = index_of(file);
+  mine_[i].write_time = 0;
+  rewrite(i, [](FilePlace& p) { p.kind &= static_cast<uint16_t>(~in_place::kPlaceWritable); });
 }
 
 void FilePlaces::take_all_back_locked() {
@@ -146,10 +177,14 @@ void FilePlaces::end_reading() {
 
 // --- Windows ---
 
+uint32_t FilePlaces::uses_of_window(size_t i) const {
+  return __atomic_load_n(&place(i).window_used, __ATOMIC_RELAXED) + __atomic_load_n(&place(i).window_written, __ATOMIC_RELAXED);
+}
+
 // Somebody else would like to have the place.
 bool FilePlaces::is_window_wanted(size_t i) {
   FileWindow& window = mine_[i].window;
-  const uint32_t used = __atomic_load_n(&place(i).window_used, __ATOMIC_RELAXED);
+  const uint32_t used = uses_of_window(i);
   return window.length != 0 && std::exchange(window.used_chance, used) != used;
 }
 
@@ -157,32 +192,46 @@ bool FilePlaces::is_window_wanted(size_t i) {
 void FilePlaces::keep_window(size_t i, const KnownFile& known) {
   FileWindow& window = mine_[i].window;
   if (window.length == 0) return;
-  ReadHabit& habit = mine_[i].file->read_habit();
-  const uint32_t used = __atomic_load_n(&place(i).window_used, __ATOMIC_RELAXED);
-  habit.note_told(std::exchange(window.used_before, used) != used ? ReadHabit::Told::kUsed : ReadHabit::Told::kUnused);
-  if (!known.window.is_empty() && used - window.used_first >= kWellUsed) habit.was_worth_it();
+  FileDescription& file = *mine_[i].file;
+  const bool to_write = known.write_time != 0;
+  WindowHabit& habit = to_write ? static_cast<WindowHabit&>(file.write_habit()) : file.read_habit();
+  const uint32_t used = __atomic_load_n(to_write ? &place(i).window_written : &place(i).window_used, __ATOMIC_RELAXED);
+  uint32_t& before = to_write ? window.written_before : window.read_before;
+  habit.note_told(std::exchange(before, used) != used ? WindowHabit::Told::kUsed : WindowHabit::Told::kUnused);
+  if (!known.window.is_empty() && uses_of_window(i) - window.used_first >= kWellUsed) habit.was_worth_it();
   if (!known.window.is_empty() || window.pages != known.pages || window.removals != known.removals) drop_window(i);
 }
 
 void FilePlaces::make_window(size_t i, const KnownFile& known) {
   FileWindow& window = mine_[i].window;
   window.at = find_room(known.window.length());
-  window.ticket = known.window.map(space_, window.at);
   window.pages = known.pages;
+  window.writes = known.window.writes();
+  if (window.writes) window.pages->write_windows.fetch_add(1);
+  window.ticket = known.window.map(*window.pages, space_, window.at);
   window.removals = known.removals;
   window.start = known.window.start();
   window.length = known.window.length();
   window.made = ++windows_made_;
-  window.used_first = window.used_before = __atomic_load_n(&place(i).window_used, __ATOMIC_RELAXED);
+  window.used_first = uses_of_window(i);
+  window.read_before = __atomic_load_n(&place(i).window_used, __ATOMIC_RELAXED);
+  window.written_before = __atomic_load_n(&place(i).window_written, __ATOMIC_RELAXED);
   mine_[i].file->read_habit().set_window(true);
+  mine_[i].file->write_habit().set_window(window.writes);
 }
 
 void FilePlaces::drop_window(size_t i) {
   Mine& m = mine_[i];
   rewrite(i, [](FilePlace& p) { p.window_length = 0; });  // before its pages go
+  m.write_time = 0;
+  if (m.window.writes) {
+    await_stub(i);
+    m.window.pages->write_windows.fetch_sub(1);
+  }
   space_.unmap_window(m.window.at, m.window.length);
   m.window = {};
   m.file->read_habit().set_window(false);
+  m.file->write_habit().set_window(false);
 }
 
 // The first gap of that length; the windows that were made longest ago give way.
@@ -205,6 +254,47 @@ uint64_t FilePlaces::find_room(uint64_t length) {
   }
 }
 
+// Its stub may write until something of the file changes, or its times would.
+void FilePlaces::may_write(size_t i, const KnownFile& known) {
+  Mine& m = mine_[i];
+  if (!m.window.writes || !m.file->is_writable() || (m.file->status_flags() & kO_APPEND) || is_slow_.load()) return;
+  m.write_changes = known.changes;
+  m.write_time = known.write_time;
+  writers()[&m.file->inode()] = {this, i};  // before its stub knows
+}
+
+void FilePlaces::await_stub(size_t i) {
+  if (is_slow_.load()) return;
+  const uint32_t& writing = place(i).writing;
+  for (int64_t end = 0; __atomic_load_n(&writing, __ATOMIC_SEQ_CST) != 0; sched_yield()) {
+    const int64_t now = now_ns();
+    if (end == 0) end = now + kMostWaiting;
+    if (now > end) return is_slow_.store(true);
+  }
+}
+
+void FilePlaces::await_writer(const Inode& inode) {
+  base::RefPtr<FilePlaces> places;
+  size_t i = 0;
+  {
+    base::MutexLock lock(in_place_mutex());
+    auto it = writers().find(&inode);
+    if (it == writers().end()) return;
+    places = base::RefPtr<FilePlaces>(it->second.places);
+    i = it->second.place;
+  }
+  places->await_stub(i);
+}
+
+void FilePlaces::await_all_writers() {
+  std::vector<std::pair<base::RefPtr<FilePlaces>, size_t>> all;
+  {
+    base::MutexLock lock(in_place_mutex());
+    for (const auto& [inode, writer] : writers()) all.emplace_back(writer.places, writer.place);
+  }
+  for (const auto& [places, i] : all) places->await_stub(i);
+}
+
 void FilePlaces::tell(FileDescription& file, const KnownFile& known) {
   base::MutexLock lock(in_place_mutex());
   const size_t i = index_of(file);
@@ -224,10 +314,12 @@ void FilePlaces::tell(FileDescription& file, const KnownFile& known) {
   }
   const int readable = !known.readable || !file.is_readable() ? 0 : in_place::kPlaceReadable | (known.steady ? in_place::kPlaceSteady : 0);
   keep_window(i, known);
-  if (!known.window.is_empty() && readable != 0) make_window(i, known);
+  if (!known.window.is_empty() && (readable != 0 || known.window.writes())) make_window(i, known);
+  if (known.write_time != 0) may_write(i, known);
   rewrite(i, [&](FilePlace& p) {
     p.kind = static_cast<uint16_t>(in_place::kPlaceSize | readable |
-                                   (file.inode().is_dir() ? in_place::kPlaceDirectory : 0) | (m.alone ? in_place::kPlaceAlone : 0));
+                                   (file.inode().is_dir() ? in_place::kPlaceDirectory : 0) | (m.alone ? in_place::kPlaceAlone : 0) |
+                                   (m.write_time != 0 ? in_place::kPlaceWritable : 0));
     if (known.inode != 0) {
       p.device = known.device;
       p.inode = known.inode;
@@ -248,6 +340,8 @@ void FilePlaces::tell(FileDescription& file, const KnownFile& known) {
     p.window_length = m.window.length;
     p.window_at = m.window.at;
     p.window_ticket = m.window.ticket;
+    p.write_changes = m.write_changes;
+    p.write_time = static_cast<uint64_t>(m.write_time);
   });
 }
 

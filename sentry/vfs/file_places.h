@@ -22,6 +22,7 @@
 namespace sentry::vfs {
 
 class FileDescription;
+class Inode;
 
 // What is known of a file as long as nothing of it changes.
 struct KnownFile {
@@ -34,6 +35,7 @@ struct KnownFile {
   base::RefPtr<memory::Mappable> pages;  // where its bytes are; null: not known, and a window of it is not right any more
   uint64_t removals = 0;
   WindowPlan window;               // of these pages; empty: what there is stays, if it is right
+  int64_t write_time = 0;          // the file's times, if writes that leave them as they are change nothing but its bytes; 0: not known
   uint64_t start = 0;              // where the bytes begin
   std::span<const uint8_t> bytes;  // in the block: room()
 };
@@ -53,6 +55,7 @@ class FilePlaces final : public base::RefCounted {
   void hold_position_locked(FileDescription& file);
   void take_back_locked(FileDescription& file);
   void note_second_locked(const FileDescription& file);  // another descriptor of it, in the same table
+  void forbid_writes_locked(const FileDescription& file);  // until it is told of again
   void take_all_back_locked();
 
   // One may read ahead at a time. Room for `n` bytes that no place tells of; empty: somebody reads.
@@ -69,6 +72,10 @@ class FilePlaces final : public base::RefCounted {
   // One of that size was read from its beginning, which reading ahead when it was opened would have saved.
   void learn_from_beginning(uint64_t size);
   size_t worth_behind(const FileDescription& file, uint64_t from, uint64_t asked, uint64_t size);
+
+  // One place at a time has the right to write a file. Its stub may be at it: until it no more is, or looks as if it never ended.
+  static void await_writer(const Inode& inode);
+  static void await_all_writers();
 
   static constexpr size_t kMostAhead = 32 * 1024;
 
@@ -90,6 +97,8 @@ class FilePlaces final : public base::RefCounted {
     uint16_t word = 0;
     uint64_t changes = 0;
     FileWindow window;
+    uint64_t write_changes = 0;
+    int64_t write_time = 0;  // 0: its stub may not write
   };
   size_t index_of(const FileDescription& file) const;
   in_place::FilePlace& place(size_t i) const;
@@ -100,6 +109,9 @@ class FilePlaces final : public base::RefCounted {
   void keep_window(size_t i, const KnownFile& known);
   void make_window(size_t i, const KnownFile& known);
   void drop_window(size_t i);
+  uint32_t uses_of_window(size_t i) const;
+  void may_write(size_t i, const KnownFile& known);
+  void await_stub(size_t i);
   uint64_t find_room(uint64_t length);
 
   const base::RefPtr<InPlaceMemory> memory_;
@@ -116,6 +128,7 @@ class FilePlaces final : public base::RefCounted {
   std::array<LastOpened, 16> last_opened_;  // by number
   uint64_t windows_made_ = 0;
   int trust_ = 0;  // whether what is opened is read from the beginning
+  std::atomic<bool> is_slow_{false};  // its stub was waited for in vain
 };
 
 }  // namespace sentry::vfs

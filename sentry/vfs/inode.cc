@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "sentry/vfs/inode.h"
 
+#include "sentry/vfs/changes.h"
 #include "sentry/vfs/file_description.h"
 #include "sentry/vfs/file_locks.h"
+#include "sentry/vfs/file_places.h"
 #include "sentry/vfs/inotify_watches.h"
 
 namespace sentry::vfs {
@@ -33,6 +35,16 @@ base::Result<void> Inode::permission(OpContext& ctx, unsigned want) const {
   // What everybody may do takes no look at who asks.
   if ((want & 7 & ~(o.mode & o.mode >> 3 & o.mode >> 6)) == 0) return {};
   return creds::check_permission(ctx.creds(), o, want);
+}
+
+void Inode::set_written_in_place() {
+  if (is_written_in_place()) return;
+  ChangeScope change(change_word(number()));
+  written_in_place_.store(true, std::memory_order_seq_cst);
+}
+
+void Inode::await_writes_in_place() const {
+  if (is_written_in_place()) FilePlaces::await_writer(*this);
 }
 
 base::Result<std::optional<Path>> Inode::follow_magic(OpContext&) { return std::nullopt; }

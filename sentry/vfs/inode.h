@@ -43,6 +43,7 @@ struct Path;
 struct TimeSpec {
   int64_t sec = 0;
   int64_t nsec = 0;
+  friend bool operator==(const TimeSpec&, const TimeSpec&) = default;
 };
 
 // stat(2) as kept inside; ids are sandbox ids.
@@ -150,6 +151,13 @@ class Inode : public base::RefCounted {
   // Whether reading what is in the file changes anything of it (its time of access): as long as nothing else of it does; never.
   enum class Reading : uint8_t { kChangesIt, kLeavesIt, kNeverChangesIt };
   virtual Reading reading() const { return Reading::kChangesIt; }
+  // Whether a stub that has it open may write its pages, with nothing but bytes and times to come of it.
+  virtual bool may_be_written_in_place() const { return false; }
+  // One does, or did: from then on what is in it is not told ahead.
+  bool is_written_in_place() const { return written_in_place_.load(std::memory_order_seq_cst); }
+  void set_written_in_place();
+  // Inside a ChangeScope, before what is in it changes: a stub that is at it ends, and no other begins.
+  void await_writes_in_place() const;
   // Whether `name` still is what the cache says (`cached` is null for "does not exist"). False: it is looked up again.
   virtual base::Result<bool> revalidate(OpContext& ctx, std::string_view name, Inode* cached) { return true; }
   // revalidate() of names one below the other, each leading to the inode of the same place in `cached`: how many of them
@@ -212,6 +220,7 @@ class Inode : public base::RefCounted {
   mutable std::atomic<uint32_t> type_{0};  // 0: not asked yet
   std::atomic<FileLocks*> locks_{nullptr};
   std::atomic<InotifyWatches*> watches_{nullptr};
+  std::atomic<bool> written_in_place_{false};  // set once, inside a ChangeScope
 };
 
 }  // namespace sentry::vfs

@@ -51,6 +51,7 @@ struct InotifyWatch {
   uint32_t mask;
   CloseWatcher closes = {};
   ReadWatcher reads = {};
+  WriteWatcher writes = {};
 };
 
 class InotifyFile final : public FileDescription {

@@ -170,5 +170,6 @@ base::Result<void> set_attr(OpContext&, const Path& path, SetAttr attr);
 // file_remove_privs(): a write to a set-id file by someone without CAP_FSETID.
 base::Result<void> remove_privileges(OpContext&, const Path& path);
 TimeSpec timespec_of(int64_t ns);
+int64_t ns_of(TimeSpec t);  // as near as there is one
 
 }  // namespace sentry::vfs

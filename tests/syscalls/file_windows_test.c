@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Large files that are read again and again, so often that a kernel may let the program read their pages itself: what is read is what everybody else
 // would find, whoever changes the file and however. Each test is made where the programs' root is and in /dev/shm.
-#include "kit.h"
+#include "file_pages.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -10,39 +10,6 @@
 #include <sys/mman.h>
 #include <sys/utsname.h>
 
-enum { kPage = 4096, kPages = 600, kOften = 200 };
-
-static const char *const kPlaces[] = {".", "/dev/shm"};
-static char path[128], other_path[128];
-
-static void choose(const char *directory, const char *name) {
-  snprintf(path, sizeof path, "%s/windows-%d-%s", directory, (int)getpid(), name);
-  snprintf(other_path, sizeof other_path, "%s/windows-%d-%s.other", directory, (int)getpid(), name);
-}
-#define EVERYWHERE(name) for (size_t place_ = 0; place_ < 2 && (choose(kPlaces[place_], name), true); unlink(path), unlink(other_path), ++place_)
-
-// Page `page` of a file as version `version` of it has it.
-static uint64_t word_of(uint64_t page, uint64_t version) { return version * 1000000007 + page * 31 + 1; }
-static const void *page_of(uint64_t page, uint64_t version) {
-  static _Thread_local uint64_t words[kPage / 8];
-  for (size_t i = 0; i < kPage / 8; ++i) words[i] = word_of(page, version);
-  return words;
-}
-static void write_page(int fd, uint64_t page, uint64_t version) {
-  ASSERT_EQ(pwrite(fd, page_of(page, version), kPage, (off_t)(page * kPage)), kPage);
-}
-static void write_pages(int fd, uint64_t from, uint64_t to, uint64_t version) {
-  for (uint64_t page = from; page < to; ++page) write_page(fd, page, version);
-}
-static int make(uint64_t pages, uint64_t version) {
-  const int fd = OK(open(path, O_RDWR | O_CREAT | O_TRUNC, 0600));
-  write_pages(fd, 0, pages, version);
-  return fd;
-}
-static bool is_page(int fd, uint64_t page, uint64_t version) {
-  uint64_t b[kPage / 8];
-  return pread(fd, b, kPage, (off_t)(page * kPage)) == kPage && memcmp(b, page_of(page, version), kPage) == 0;
-}
 static bool is_zeros(int fd, uint64_t page) {
   static const char zeros[kPage];
   char b[kPage];

@@ -34,7 +34,7 @@ inline constexpr uint64_t kSharedOffset = kRingOffset + 0x7000;  // ProcessShare
 inline constexpr uint64_t kSlotsOffset = kRingOffset + 0x8000;   // thread slots, rw-
 inline constexpr uint64_t kSlotSize = SLOT_SIZE;
 inline constexpr uint64_t kMaxThreads = 8192;
-inline constexpr uint64_t kWindowsOffset = 0x1200'0000;  // in_place windows, r--
+inline constexpr uint64_t kWindowsOffset = 0x1200'0000;  // in_place windows, r-- or rw-
 inline constexpr uint64_t kBlocksOffset = 0x1800'0000;  // in_place blocks, rw-
 static_assert(kSlotsOffset + kMaxThreads * kSlotSize <= kWindowsOffset && kWindowsOffset + in_place::kWindowRoom <= kBlocksOffset);
 static_assert(kBlocksOffset + in_place::kBlocks * in_place::kBlockSize <= kAreaSize);
@@ -141,7 +141,7 @@ struct InPlaceSlot {
 
 // The calls that a stub answers, for counting them. Index 0 counts those that are not listed.
 inline constexpr uint16_t kNotListed = 0xffff;  // Platform::Claims::kOtherCalls
-inline constexpr uint16_t kInPlaceCalls[] = {kNotListed, 0,   1,   2,   3,   4,   5,   6,   7,   8,   13,  14,  15,  17,  19,  20,  21,  24,  39, 40, 44, 45,
+inline constexpr uint16_t kInPlaceCalls[] = {kNotListed, 0,   1,   2,   3,   4,   5,   6,   7,   8,   13,  14,  15,  17,  18,  19,  20,  21,  24,  39, 40, 44, 45,
                                             72, 89, 102, 104, 107, 108, 158, 186, 202, 217, 218, 228, 232, 233, 257, 262, 267, 269, 271, 273, 281, 332, 334, 439};
 struct InPlaceIndex {
   static constexpr uint64_t kSize = 512;
@@ -279,6 +279,7 @@ struct ProcessShared {
   uint64_t done;     // sequence number: operations before it are done
   in_place::DescriptorLocks io_locks;
   in_place::ClosedDescriptors closed;
+  uint64_t no_places;  // there was no block of places when so many operations were done, less one
 };
 static_assert(sizeof(ProcessShared) <= kUnitSlot - kUnitShared);
 

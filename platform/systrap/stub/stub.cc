@@ -386,7 +386,7 @@ Answer in_place(Slot* slot) {
     case 3:
       if (!v.io || !close_in_place(slot, result)) return Answer::kNo;
       break;
-    case 8: case 17: case 217:
+    case 8: case 17: case 18: case 217:
       if (!v.io || !place_in_place(slot, result)) return Answer::kNo;
       break;
     case 72:

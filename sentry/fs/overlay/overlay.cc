@@ -206,7 +206,7 @@ Result<void> OverlayInode::own(vfs::OpContext& ctx) {
 Result<void> OverlayInode::set_attr(vfs::OpContext& ctx, const vfs::SetAttr& attr) {
   TRY(own(ctx));
   if (attr.size) TRY(set_size(ctx, *attr.size));
-  const vfs::TimeSpec now = vfs::timespec_of(ctx.now_realtime());
+  const vfs::TimeSpec now = vfs::timespec_of(vfs::exact_time(ctx));
   vfs::ChangeScope change(vfs::change_word(number_));
   base::MutexLock lock(mu_);
   if (attr.mode) attr_.mode = type_ | (*attr.mode & 07777);
@@ -353,7 +353,7 @@ void OverlayInode::add_links(int64_t now, int32_t n) {
 Result<RefPtr<vfs::Inode>> OverlayInode::add_new(vfs::OpContext& ctx, std::string_view name, const vfs::CreateArgs& args,
                                                  std::string target) {
   TRY(own(ctx));
-  const int64_t now = ctx.now_realtime();
+  const int64_t now = vfs::exact_time(ctx);
   auto inode = base::make_ref<OverlayInode>(overlay_fs(), args, now, std::move(target));
   set_name(name, *inode, nullptr);
   touch_directory(now, (args.mode & abi::kS_IFMT) == abi::kS_IFDIR ? 1 : 0);
@@ -378,8 +378,8 @@ Result<RefPtr<vfs::Inode>> OverlayInode::symlink(vfs::OpContext& ctx, std::strin
 }
 
 Result<RefPtr<vfs::Inode>> OverlayInode::tmpfile(vfs::OpContext& ctx, const vfs::CreateArgs& args) {
-  auto inode = base::make_ref<OverlayInode>(overlay_fs(), args, ctx.now_realtime(), "");
-  inode->add_links(ctx.now_realtime(), -1);
+  auto inode = base::make_ref<OverlayInode>(overlay_fs(), args, vfs::exact_time(ctx), "");
+  inode->add_links(vfs::exact_time(ctx), -1);
   return RefPtr<vfs::Inode>(inode);
 }
 
@@ -387,7 +387,7 @@ Result<void> OverlayInode::link(vfs::OpContext& ctx, std::string_view name, vfs:
   OverlayInode& file = as_overlay(target);
   TRY(own(ctx));
   TRY(file.own(ctx));
-  const int64_t now = ctx.now_realtime();
+  const int64_t now = vfs::exact_time(ctx);
   set_name(name, file, nullptr);
   file.add_links(now, 1);
   touch_directory(now, 0);
@@ -398,7 +398,7 @@ Result<void> OverlayInode::unlink(vfs::OpContext& ctx, std::string_view name, vf
   OverlayInode& file = as_overlay(target);
   TRY(own(ctx));
   TRY(file.own(ctx));
-  const int64_t now = ctx.now_realtime();
+  const int64_t now = vfs::exact_time(ctx);
   remove_name(name);
   file.add_links(now, -1);
   touch_directory(now, 0);
@@ -410,7 +410,7 @@ Result<void> OverlayInode::rmdir(vfs::OpContext& ctx, std::string_view name, vfs
   TRY(dir.check_empty(ctx));
   TRY(own(ctx));
   TRY(dir.own(ctx));
-  const int64_t now = ctx.now_realtime();
+  const int64_t now = vfs::exact_time(ctx);
   remove_name(name);
   dir.add_links(now, -2);
   touch_directory(now, -1);
@@ -433,7 +433,7 @@ Result<void> OverlayInode::rename(vfs::OpContext& ctx, std::string_view old_name
   TRY(to_dir.own(ctx));
   TRY(from.own(ctx));
   if (over) TRY(over->own(ctx));
-  const int64_t now = ctx.now_realtime();
+  const int64_t now = vfs::exact_time(ctx);
   RefPtr<OverlayInode> hold_from(&from), hold_over(over);
   to_dir.set_name(new_name, from, replaced);
   if (exchange) {
@@ -540,7 +540,7 @@ Result<void> OverlayInode::set_xattr(vfs::OpContext& ctx, std::string_view name,
   base::MutexLock lock(mu_);
   xattrs_ = std::move(all);
   xattrs_owned_ = true;
-  attr_.ctime = vfs::timespec_of(ctx.now_realtime());
+  attr_.ctime = vfs::timespec_of(vfs::exact_time(ctx));
   return {};
 }
 
@@ -560,7 +560,7 @@ Result<void> OverlayInode::remove_xattr(vfs::OpContext& ctx, std::string_view na
   base::MutexLock lock(mu_);
   xattrs_ = std::move(all);
   xattrs_owned_ = true;
-  attr_.ctime = vfs::timespec_of(ctx.now_realtime());
+  attr_.ctime = vfs::timespec_of(vfs::exact_time(ctx));
   return {};
 }
 

@@ -112,9 +112,10 @@ Result<size_t> OverlayInode::write_data(vfs::OpContext& ctx, vfs::IoBuffer& src,
   if (src.remaining() == 0) return size_t{0};
   vfs::ChangeScope change(vfs::change_word(number_));
   if (offset + src.remaining() > data->size()) change.pages_too(number_);
+  await_writes_in_place();
   auto done = data->write(offset, src.remaining(), [&](std::span<uint8_t> to) { return src.get(to.data(), to.size()); });
   if (!done) return err(done.error() == kENOMEM ? kENOSPC : done.error());
-  const vfs::TimeSpec now = vfs::timespec_of(ctx.now_realtime());
+  const vfs::TimeSpec now = vfs::timespec_of(vfs::write_time());
   base::MutexLock lock(mu_);
   attr_.mtime = attr_.ctime = now;
   return done;
@@ -125,9 +126,10 @@ Result<void> OverlayInode::set_size(vfs::OpContext& ctx, uint64_t size) {
   if (size > kMaxOffset) return err(kEFBIG);
   vfs::SleepGuard guard(ctx, write_lock_);
   RefPtr<memory::PageCache> data = TRY(own_data(ctx));
-  const vfs::TimeSpec now = vfs::timespec_of(ctx.now_realtime());
+  const vfs::TimeSpec now = vfs::timespec_of(vfs::exact_time(ctx));
   vfs::ChangeScope change(vfs::change_word(number_));
   change.pages_too(number_);
+  await_writes_in_place();
   {
     base::MutexLock lock(mu_);
     // First, so that what is cut off does not come back from below when the file grows again.
@@ -162,6 +164,7 @@ Result<void> OverlayInode::fallocate(vfs::OpContext& ctx, uint32_t mode, uint64_
   const uint64_t end = offset + length;
   vfs::ChangeScope change(vfs::change_word(number_));
   change.pages_too(number_);
+  await_writes_in_place();
   if (mode & (kPunchHole | kZeroRange)) TRY(zero_range(*data, offset, end));
   if (!(mode & kPunchHole)) {
     // Pages over the lower file are there when they are needed.
@@ -169,7 +172,7 @@ Result<void> OverlayInode::fallocate(vfs::OpContext& ctx, uint32_t mode, uint64_
     if (from < end) TRY(data->allocate(from, end - from));
     if (!(mode & kKeepSize) && end > data->size()) data->set_size(end);
   }
-  const vfs::TimeSpec now = vfs::timespec_of(ctx.now_realtime());
+  const vfs::TimeSpec now = vfs::timespec_of(vfs::exact_time(ctx));
   base::MutexLock lock(mu_);
   attr_.mtime = attr_.ctime = now;
   return {};

@@ -24,6 +24,7 @@
 #include "sentry/fs/overlay/overlay.h"
 #include "sentry/memory/page_cache.h"
 #include "sentry/vfs/file_description.h"
+#include "sentry/vfs/file_time.h"
 #include "sentry/vfs/inode.h"
 #include "sentry/vfs/published_owner.h"
 
@@ -81,6 +82,7 @@ class OverlayInode final : public vfs::Inode, public memory::PageSource {
   bool tells_changes() const override { return Inode::tells_changes() && !grows_unseen_.load(std::memory_order_acquire); }
   bool tells_content() const override { return Inode::tells_changes() && !changes_unseen_.load(std::memory_order_acquire); }
   Reading reading() const override { return Inode::tells_changes() ? Reading::kNeverChangesIt : Reading::kChangesIt; }
+  bool may_be_written_in_place() const override { return Inode::tells_changes(); }
   base::Result<void> set_attr(vfs::OpContext& ctx, const vfs::SetAttr& attr) override;
   base::Result<base::RefPtr<vfs::Inode>> lookup(vfs::OpContext& ctx, std::string_view name) override;
   vfs::Stat stat_over(vfs::Stat s) const;

@@ -25,9 +25,7 @@ class TmpfsDescription final : public vfs::FileDescription {
 
   Result<size_t> pread(vfs::OpContext& ctx, vfs::IoBuffer& dst, uint64_t offset) override {
     const size_t n = TRY(file_.read(ctx, dst, offset));
-    if (!(status_flags() & vfs::kO_NOATIME) && !(path().mount->flags() & vfs::kMsNoAtime)) {
-      file_.touch_accessed(ctx.now_realtime());
-    }
+    if (!(status_flags() & vfs::kO_NOATIME) && !(path().mount->flags() & vfs::kMsNoAtime)) file_.touch_accessed(ctx);
     return n;
   }
   Result<size_t> pwrite(vfs::OpContext& ctx, vfs::IoBuffer& src, uint64_t offset) override {
@@ -87,6 +85,11 @@ void TmpfsFile::note_mapping() {
   grows_unseen_.store(true, std::memory_order_release);
 }
 
+// Not what may be sealed one day.
+bool TmpfsFile::may_be_written_in_place() const {
+  return (seals() & (vfs::kSealSeal | vfs::kSealWrite | vfs::kSealFutureWrite)) == vfs::kSealSeal;
+}
+
 Result<RefPtr<vfs::FileDescription>> TmpfsFile::open(vfs::OpContext&, const vfs::Path& path, uint32_t flags) {
   return RefPtr<vfs::FileDescription>(base::make_ref<TmpfsDescription>(path, flags, *this));
 }
@@ -122,10 +125,11 @@ Result<size_t> TmpfsFile::write(vfs::OpContext& ctx, vfs::IoBuffer& src, uint64_
   }
   vfs::ChangeScope change(word());
   if (offset + length > size) change.pages_too(number());
+  await_writes_in_place();
   auto written = pages_->write(offset, length, [&](std::span<uint8_t> bytes) { return src.get(bytes.data(), bytes.size()); });
   settle();
   if (!written) return err(written.error() == kENOMEM ? kENOSPC : written.error());
-  stamp_modified(ctx.now_realtime());
+  stamp_modified(vfs::write_time());
   return written;
 }
 
@@ -137,9 +141,10 @@ Result<void> TmpfsFile::resize(vfs::OpContext& ctx, uint64_t size) {
   if (((seals & vfs::kSealShrink) && size < old) || ((seals & vfs::kSealGrow) && size > old)) return err(kEPERM);
   vfs::ChangeScope change(word());
   change.pages_too(number());
+  await_writes_in_place();
   pages_->set_size(size);
   settle();
-  stamp_modified(ctx.now_realtime());
+  stamp_modified(vfs::exact_time(ctx));
   return {};
 }
 
@@ -151,9 +156,10 @@ Result<void> TmpfsFile::fallocate(vfs::OpContext& ctx, uint32_t mode, uint64_t o
   change.pages_too(number());
   if (mode & vfs::kFallocPunchHole) {
     if (seals & (vfs::kSealWrite | vfs::kSealFutureWrite)) return err(kEPERM);
+    await_writes_in_place();
     pages_->punch_hole(offset, length);
     settle();
-    stamp_modified(ctx.now_realtime());
+    stamp_modified(vfs::exact_time(ctx));
     return {};
   }
   const uint64_t end = offset + length;
@@ -164,7 +170,7 @@ Result<void> TmpfsFile::fallocate(vfs::OpContext& ctx, uint32_t mode, uint64_t o
   settle();
   if (!done) return err(kENOSPC);
   if (grows) pages_->set_size(end);
-  touch_changed(ctx.now_realtime());
+  touch_changed(vfs::exact_time(ctx));
   return {};
 }
 

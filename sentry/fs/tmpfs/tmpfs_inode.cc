@@ -25,14 +25,6 @@ int64_t realtime_ns() {
   return now.tv_sec * 1'000'000'000 + now.tv_nsec;
 }
 
-int64_t to_ns(vfs::TimeSpec t) {
-  int64_t ns;
-  if (__builtin_mul_overflow(t.sec, int64_t{1'000'000'000}, &ns) || __builtin_add_overflow(ns, t.nsec, &ns)) {
-    return t.sec < 0 ? INT64_MIN : INT64_MAX;
-  }
-  return ns;
-}
-
 // A removed mount may hold a tree as deep as a guest likes: its directories are dropped in a loop, not by recursion.
 struct DeferredDrops {
   std::vector<RefPtr<TmpfsInode>> pending;
@@ -58,11 +50,10 @@ TmpfsInode::~TmpfsInode() { tmpfs().inode_gone(); }
 
 Tmpfs& TmpfsInode::tmpfs() const { return static_cast<Tmpfs&>(fs()); }
 
-void TmpfsInode::touch_accessed(int64_t now) {
-  const int64_t at = atime_.load(std::memory_order_relaxed);
-  if (at > mtime_.load(std::memory_order_relaxed) && at > ctime_.load(std::memory_order_relaxed) && now - at < kDay) return;
+void TmpfsInode::touch_accessed(vfs::OpContext& ctx) {
+  if (is_accessed() && vfs::write_time() - atime_.load(std::memory_order_relaxed) < kDay) return;
   vfs::ChangeScope change(word());
-  atime_.store(now, std::memory_order_relaxed);
+  atime_.store(vfs::exact_time(ctx), std::memory_order_relaxed);
 }
 
 Result<vfs::Stat> TmpfsInode::stat(vfs::OpContext&) {
@@ -90,9 +81,9 @@ Result<void> TmpfsInode::set_attr(vfs::OpContext& ctx, const vfs::SetAttr& attr)
   if (attr.mode) mode_.store((mode_.load() & abi::kS_IFMT) | (*attr.mode & 07777));
   if (attr.uid) uid_.store(attr.uid->value());
   if (attr.gid) gid_.store(attr.gid->value());
-  if (attr.atime) atime_.store(to_ns(*attr.atime));
-  if (attr.mtime) mtime_.store(to_ns(*attr.mtime));
-  touch_changed(ctx.now_realtime());
+  if (attr.atime) atime_.store(vfs::ns_of(*attr.atime));
+  if (attr.mtime) mtime_.store(vfs::ns_of(*attr.mtime));
+  touch_changed(vfs::exact_time(ctx));
   return {};
 }
 
@@ -125,7 +116,7 @@ Result<void> TmpfsInode::set_xattr(vfs::OpContext& ctx, std::string_view name, s
       it->second = value;
     }
   }
-  touch_changed(ctx.now_realtime());
+  touch_changed(vfs::exact_time(ctx));
   return {};
 }
 
@@ -145,7 +136,7 @@ Result<void> TmpfsInode::remove_xattr(vfs::OpContext& ctx, std::string_view name
     if (it == xattrs_->end()) return err(kENODATA);
     xattrs_->erase(it);
   }
-  touch_changed(ctx.now_realtime());
+  touch_changed(vfs::exact_time(ctx));
   return {};
 }
 
@@ -181,7 +172,7 @@ void TmpfsDirectory::add(vfs::OpContext& ctx, std::string_view name, RefPtr<Tmpf
     auto [it, fresh] = entries_.emplace(next_cookie_++, Entry{std::string(name), std::move(inode)});
     by_name_.emplace(it->second.name, it->first);
   }
-  stamp_modified(ctx.now_realtime());
+  stamp_modified(vfs::exact_time(ctx));
 }
 
 RefPtr<TmpfsInode> TmpfsDirectory::take(vfs::OpContext& ctx, std::string_view name) {
@@ -197,7 +188,7 @@ RefPtr<TmpfsInode> TmpfsDirectory::take(vfs::OpContext& ctx, std::string_view na
     entries_.erase(entry);
   }
   if (taken->is_dir()) change_links(-1);
-  stamp_modified(ctx.now_realtime());
+  stamp_modified(vfs::exact_time(ctx));
   return taken;
 }
 
@@ -251,7 +242,7 @@ Result<void> TmpfsDirectory::link(vfs::OpContext& ctx, std::string_view name, vf
   auto& inode = static_cast<TmpfsInode&>(target);
   if (inode.links() >= kMaxLinks) return err(kEMLINK);
   inode.change_links(1);
-  inode.touch_changed(ctx.now_realtime());
+  inode.touch_changed(vfs::exact_time(ctx));
   add(ctx, name, RefPtr<TmpfsInode>(inode));
   return {};
 }
@@ -260,7 +251,7 @@ Result<void> TmpfsDirectory::unlink(vfs::OpContext& ctx, std::string_view name, 
   if (!take(ctx, name)) return err(kENOENT);
   auto& inode = static_cast<TmpfsInode&>(target);
   inode.change_links(-1);
-  inode.touch_changed(ctx.now_realtime());
+  inode.touch_changed(vfs::exact_time(ctx));
   return {};
 }
 
@@ -276,7 +267,7 @@ Result<void> TmpfsDirectory::rename(vfs::OpContext& ctx, std::string_view old_na
                                     std::string_view new_name, vfs::Inode* replaced, uint32_t flags) {
   auto& to = static_cast<TmpfsDirectory&>(new_dir);
   auto& inode = static_cast<TmpfsInode&>(moved);
-  const int64_t now = ctx.now_realtime();
+  const int64_t now = vfs::exact_time(ctx);
   inode.touch_changed(now);
   touch_modified(now);
   to.touch_modified(now);
@@ -348,7 +339,7 @@ class DirectoryDescription final : public vfs::FileDescription {
       }
     }
     offset_.store(at);
-    dir.touch_accessed(ctx.now_realtime());
+    dir.touch_accessed(ctx);
     return {};
   }
 };

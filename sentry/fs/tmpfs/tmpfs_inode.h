@@ -14,6 +14,7 @@
 #include "sentry/fs/tmpfs/tmpfs.h"
 #include "sentry/memory/page_cache.h"
 #include "sentry/vfs/changes.h"
+#include "sentry/vfs/file_time.h"
 #include "sentry/vfs/inode.h"
 
 namespace sentry::fs::tmpfs {
@@ -50,7 +51,7 @@ class TmpfsInode : public vfs::Inode {
     nlink_.fetch_add(static_cast<uint32_t>(by), std::memory_order_relaxed);
   }
   uint32_t links() const { return nlink_.load(std::memory_order_relaxed); }
-  // Times; the coarse clock would do, but one clock for all is simpler to reason about.
+  // Times (vfs/file_time.h).
   void touch_changed(int64_t now) {
     vfs::ChangeScope change(word());
     ctime_.store(now, std::memory_order_relaxed);
@@ -59,7 +60,7 @@ class TmpfsInode : public vfs::Inode {
     vfs::ChangeScope change(word());
     stamp_modified(now);
   }
-  void touch_accessed(int64_t now);  // relatime
+  void touch_accessed(vfs::OpContext& ctx);  // relatime
   // Reading it leaves the time of access as it is, for a day at least as touch_accessed() has it.
   bool is_accessed() const {
     const int64_t at = atime_.load(std::memory_order_relaxed);
@@ -151,6 +152,7 @@ class TmpfsFile final : public TmpfsInode {
   bool tells_changes() const override { return !grows_unseen_.load(std::memory_order_acquire); }
   bool tells_content() const override { return tells_changes() && is_accessed(); }
   Reading reading() const override { return is_accessed() ? Reading::kLeavesIt : Reading::kChangesIt; }
+  bool may_be_written_in_place() const override;
   // It is mapped: pages come, and are counted by stat(), without a call.
   void note_mapping();
 
