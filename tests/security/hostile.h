@@ -86,6 +86,14 @@ MAYBE int make_window(const char *path, char filling) {
   for (size_t i = 0; i < 200; i++) ASSERT_EQ(pread(fd, b, 4096, (off_t)(i * 7919 % 500 * 4096)), 4096);
   return fd;
 }
+// The same of one that is written so often that the stub may do it.
+MAYBE int make_window_to_write(const char *path, char filling) {
+  static char b[4096];
+  memset(b, filling, sizeof b);
+  const int fd = make_window(path, filling);
+  for (size_t i = 0; i < 400; i++) ASSERT_EQ(pwrite(fd, b, sizeof b, (off_t)(i * 7919 % 500 * 4096)), (ssize_t)sizeof b);
+  return fd;
+}
 MAYBE volatile char *window(void) { return (volatile char *)((getauxval(AT_SYSINFO_EHDR) & ~0xfffffUL) + WINDOWS); }
 
 // ---- the witness: another process of the sandbox, which checks itself until told to stop.

@@ -6,6 +6,7 @@
 #include <poll.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/inotify.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
@@ -561,6 +562,8 @@ static void use_files(int shared) {
   lseek(fd, next_random() % 100, (int)(next_random() % 3));
   pread(fd, b, next_random() % sizeof b, next_random() % 100);
   pread(large, b, next_random() % sizeof b, next_random() % WINDOW_BYTES);
+  memset(b, 'l', sizeof b);
+  pwrite(large, b, next_random() % sizeof b, next_random() % (WINDOW_BYTES - sizeof b));
   read(shared, b, next_random() % sizeof b);
   lseek(shared, 0, SEEK_CUR);
   syscall(SYS_getdents64, dir, b, sizeof b);
@@ -575,7 +578,7 @@ TEST(forged_places_fool_nobody_else) {
   find_stub();
   kit_write_file("plain", "0123456789");
   const int shared = OK(open("plain", O_RDONLY));
-  large = make_window("large", 'l');
+  large = make_window_to_write("large", 'l');
   for (int i = 0; i < 40; i++) use_files(shared);
   if (!can_read(corner() + PLACES)) SKIP("this platform reads no files in place");
   int ends[2];
@@ -680,4 +683,111 @@ TEST_TIMEOUT(kept_windows_show_nothing_else, 30) {
   EXPECT_EQ(board[5], 0);
   OK(unlink("/dev/shm/kept"));
   OK(unlink("/dev/shm/other"));
+}
+
+// The same of one that may write: it goes on for ever, and reaches nothing but what was the file's.
+static void keep_window_to_write(const char *path) {
+  const int fd = make_window_to_write(path, 'a');
+  volatile char *bytes = window();
+  if (!can_write((uintptr_t)bytes)) board[6] = 1;
+  close(dup(fd));
+  board[4] = 0, board[6] += 0;  // nothing is mapped any more from here on
+  *(volatile uint64_t *)(corner() + SHARED + 16) = 1UL << 62;
+  board[4] = 1;
+  for (int closed = 0;; closed += closed == 0 && board[3] > 10 && close(fd) == 0)
+    for (size_t at = 0; at < WINDOW_BYTES && !board[6]; at += 256) bytes[at] = 'h';
+}
+TEST_TIMEOUT(kept_windows_write_nothing_else, 30) {
+  find_stub();
+  pid_t witness = start_witness();
+  pid_t keeper = OK(fork());
+  if (!keeper) keep_window_to_write("/dev/shm/kept");
+  for (int i = 0; i < 2000 && !board[4]; i++) kit_sleep_ms(1);
+  EXPECT_EQ(board[4], 1);
+  static char b[65536];
+  const int kept = OK(open("/dev/shm/kept", O_RDWR));
+  for (int round = 0; round < 20; round++) {
+    board[3] = round;
+    switch (round % 4) {
+      case 0: OK(fallocate(kept, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, WINDOW_BYTES / 2)); break;
+      case 1: OK(ftruncate(kept, 4096)); break;
+      case 2: OK(ftruncate(kept, WINDOW_BYTES)); break;
+      default: OK(ftruncate(kept, 0)); break;
+    }
+    memset(b, 'b', sizeof b);
+    const int other = OK(open("/dev/shm/other", O_RDWR | O_CREAT | O_TRUNC, 0600));
+    for (int i = 0; i < 64; i++) ASSERT_EQ(write(other, b, sizeof b), (ssize_t)sizeof b);
+    char *memory = mmap(NULL, 4 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    memset(memory, 'c', 4 << 20);
+    kit_sleep_ms(5);
+    for (size_t i = 0; i < 4 << 20; i++) ASSERT_EQ(memory[i], 'c');
+    munmap(memory, 4 << 20);
+    for (int i = 0; i < 64; i++) {
+      ASSERT_EQ(pread(other, b, sizeof b, i * 65536), (ssize_t)sizeof b);
+      for (size_t k = 0; k < sizeof b; k++) ASSERT_EQ(b[k], 'b');
+    }
+    // What was given to the file after it was cut off is its own again.
+    ASSERT_EQ(pwrite(kept, b, sizeof b, WINDOW_BYTES), (ssize_t)sizeof b);
+    ASSERT_EQ(pread(kept, b, sizeof b, WINDOW_BYTES), (ssize_t)sizeof b);
+    for (size_t k = 0; k < sizeof b; k++) ASSERT_EQ(b[k], 'b');
+    OK(close(other));
+  }
+  end_witness(witness);
+  OK(kill(keeper, SIGKILL));
+  kit_wait(keeper);
+  if (board[6]) SKIP("this platform shows no pages of files");
+  OK(unlink("/dev/shm/kept"));
+  OK(unlink("/dev/shm/other"));
+}
+
+// One that says it is still writing, for ever, has others wait for a moment, and only once.
+TEST_TIMEOUT(writers_that_never_end, 30) {
+  find_stub();
+  pid_t witness = start_witness();
+  pid_t keeper = OK(fork());
+  if (!keeper) {
+    const int fd = make_window_to_write("/dev/shm/kept", 'a');
+    if (!can_write((uintptr_t)window())) board[6] = 1;
+    volatile uint32_t *places = (volatile uint32_t *)(corner() + PLACES);
+    board[4] = 1;
+    for (;;) {
+      for (int i = 0; i < 64 && !board[6]; i++) places[i * 192 / 4 + 13] = 1;  // FilePlace::writing
+      pwrite(fd, "a", 1, 0);
+    }
+  }
+  for (int i = 0; i < 2000 && !board[4]; i++) kit_sleep_ms(1);
+  EXPECT_EQ(board[4], 1);
+  const int kept = OK(open("/dev/shm/kept", O_RDWR)), watcher = OK(inotify_init1(IN_NONBLOCK));
+  const long long start = kit_now_ns();
+  for (int round = 0; round < 200; round++) {
+    EXPECT_EQ(pwrite(kept, "b", 1, 4096), 1);
+    OK(ftruncate(kept, 5000 + round));
+    OK(inotify_rm_watch(watcher, OK(inotify_add_watch(watcher, "/dev/shm/kept", IN_MODIFY))));
+  }
+  EXPECT_TRUE(kit_now_ns() - start < 3000000000);
+  end_witness(witness);
+  OK(kill(keeper, SIGKILL));
+  kit_wait(keeper);
+  if (board[6]) SKIP("this platform shows no pages of files");
+  OK(unlink("/dev/shm/kept"));
+}
+
+// What may be sealed, or was not opened for reading and writing, is not there to be written.
+TEST(windows_that_must_not_be_written) {
+  find_stub();
+  char b[4096], name[64];
+  memset(b, 's', sizeof b);
+  const int sealable = OK(memfd_create("sealable", MFD_ALLOW_SEALING));
+  for (int i = 0; i < 300; i++) ASSERT_EQ(pwrite(sealable, b, sizeof b, i % 20 * 4096), (ssize_t)sizeof b);
+  kit_sleep_ms(20);
+  for (int i = 0; i < 300; i++) ASSERT_EQ(pread(sealable, b, sizeof b, i % 20 * 4096), (ssize_t)sizeof b);
+  for (int i = 0; i < 300; i++) ASSERT_EQ(pwrite(sealable, b, sizeof b, i % 20 * 4096), (ssize_t)sizeof b);
+  EXPECT_TRUE(!can_write((uintptr_t)window()));
+  OK(close(sealable));
+  snprintf(name, sizeof name, "/dev/shm/only-%d", (int)getpid());
+  const int writes = OK(open(name, O_WRONLY | O_CREAT, 0600));
+  for (int i = 0; i < 600; i++) ASSERT_EQ(pwrite(writes, b, sizeof b, i % 20 * 4096), (ssize_t)sizeof b);
+  EXPECT_TRUE(!can_read((uintptr_t)window()));
+  OK(close(writes));
+  OK(unlink(name));
 }
