@@ -228,9 +228,7 @@ class AddressSpace {
   virtual void unmap_block(uint32_t block, uint64_t length) { (void)block, (void)length; }
   // Puts pages of a file at `at` in the room for windows: those of the memory file at `offset`, or of a host file as in map_file(), for reading. Queued
   // like map(); what stood there goes. The result is FilePlace::window_ticket: with it the stub does not look there before it is done.
-  virtual uint64_t map_window(uint64_t at, uint64_t offset, uint64_t length, BlockUse use = BlockUse::kReadOnly) {
-    return (void)at, (void)offset, (void)length, (void)use, uint64_t{0};
-  }
+  virtual uint64_t map_window(uint64_t at, uint64_t offset, uint64_t length, BlockUse use = BlockUse::kReadOnly) { return (void)at, (void)offset, (void)length, (void)use, uint64_t{0}; }
   virtual uint64_t map_window(uint64_t at, const base::RefPtr<base::SharedFd>& file, uint64_t offset, uint64_t length) {
     return (void)at, (void)file, (void)offset, (void)length, uint64_t{0};
   }
