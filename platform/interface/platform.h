@@ -74,8 +74,7 @@ struct ThreadWords {
   uint64_t robust_list = 0, clear_child_tid = 0;
 };
 
-// One guest thread's machine state. Owned by its task; destroyed only while stopped, and before its
-// address space.
+// One guest thread's machine state. Owned by its task; destroyed only while stopped, and before its address space.
 class Context {
  public:
   virtual ~Context() = default;
@@ -161,16 +160,13 @@ class Context {
     return pace.load(std::memory_order_relaxed) < soon && now - resumed_at.load(std::memory_order_relaxed) < 8 * soon;
   }
 
-  // Free for the sentry: the scheduler's and the task that owns this context.
-  void* owner = nullptr;
-  void* task = nullptr;
+  void *owner = nullptr, *task = nullptr;  // free for the sentry: the scheduler's, and the task that owns this context
 
  private:
   ThreadWords thread_words_;
 };
 
-// What getpid and kin return, so that a platform can answer them without a hand-off. `enabled` is off while the
-// task is traced, filtered or otherwise must see every call in the sentry.
+// What getpid and kin return, so that a platform can answer them without a hand-off. `enabled` is off while every call must reach the sentry.
 struct InPlaceValues {
   bool enabled = false;
   bool io = false;  // descriptors too: the task uses the table that the address space's descriptors are from
