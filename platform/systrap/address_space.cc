@@ -372,11 +372,13 @@ base::Result<StubThread> SystrapAddressSpace::clone_thread() {
     process_->units.push_back(*unit);
   }
   StubThread thread;
+  int cpu;
   {
     base::MutexLock inner(platform_.run_mu_);
     thread.cpu = commander->thread_.cpu;  // inherited
-    platform_.send_validator(SystrapPlatform::cpu_of_running(*commander));
+    cpu = SystrapPlatform::cpu_of_running(*commander);
   }
+  platform_.send_validator(cpu);
   thread.slot = platform_.control_.at<Slot>(*unit);
   thread.address = platform_.zygote_.layout().area + kSlotsOffset + next_slot_++ * kSlotSize;
   HostCall map = {SYS_mmap, {thread.address, kSlotSize, PROT_READ | PROT_WRITE, kMapFlags, kFdControl, *unit}};

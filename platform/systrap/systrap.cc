@@ -211,14 +211,17 @@ void SystrapPlatform::hand_over(SystrapContext& context) {
 
 // The context runs: from now on poll() sees it. Its event may be there already; the caller polls before it sleeps.
 void SystrapPlatform::enlist(SystrapContext& context, uint32_t state_before) {
+  const bool asks = std::exchange(context.asks_, false);
+  int cpu = -1;
   {
     base::MutexLock lock(run_mu_);
     context.overdue_ = 0;
     if ((state_before & kSleeping) && !cpu_of_bell_.empty()) place(context);
-    if (std::exchange(context.asks_, false)) send_validator(cpu_of_running(context));
+    if (asks) cpu = cpu_of_running(context);
     running_.push_back(&context);
     if (context.thread_.cpu >= 0) ++tied_running_;
   }
+  if (asks) send_validator(cpu);  // a host call at times: not with the lock
   if (state_before & kSleeping) futex(&context.thread_.slot->state, FUTEX_WAKE, 1, nullptr);
 }
 
